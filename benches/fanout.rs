@@ -55,7 +55,7 @@ fn encode(c: &mut Criterion) {
                 offset: publication.offset(),
                 info: None,
                 tags: &publication.tags,
-                delta: false,
+                patched: false,
                 time_ms: 0,
             });
             encode_push(&mut text, Format::Json, &publication.channel, &push);

@@ -28,6 +28,7 @@ pub mod rate;
 pub mod rewind;
 pub mod seats;
 pub mod secret;
+pub mod shape;
 pub mod sketch;
 pub mod slots;
 pub mod time;

@@ -48,15 +48,15 @@ pub struct Encoded {
     /// When this node had the request for it; zero where that is not known.
     accepted: Time,
     first: OnceLock<Frame>,
-    delta: OnceLock<Box<Delta>>,
+    patch: OnceLock<Box<Patch>>,
 }
 
 /// What changes from another payload to this one.
 #[derive(Debug)]
-struct Delta {
+struct Patch {
     base: Bytes,
     /// `None`: nothing that is shorter than the payload.
-    patch: Option<Bytes>,
+    bytes: Option<Bytes>,
 }
 
 /// A frame, and the one that was needed after it. Most entries of a log are read in one encoding: the first frame needs no
@@ -73,7 +73,7 @@ impl fmt::Debug for Encoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Encoded")
             .field("first", &self.first)
-            .field("delta", &self.delta)
+            .field("patch", &self.patch)
             .finish_non_exhaustive()
     }
 }
@@ -91,10 +91,11 @@ impl Encoded {
     /// What changes from `base` to this item, by the first that needs it. `None` as well where another base came first: a
     /// channel's publications have one order.
     pub fn patch(&self, base: &Bytes, make: impl FnOnce() -> Option<Bytes>) -> Option<&Bytes> {
-        let delta = self.delta.get_or_init(|| Box::new(Delta { base: base.clone(), patch: make() }));
-        let patch = delta.patch.as_ref()?;
-        let is_same = delta.base.as_ptr() == base.as_ptr() && delta.base.len() == base.len();
-        (is_same || delta.base == *base).then_some(patch)
+        let Patch { base: known, bytes } =
+            &**self.patch.get_or_init(|| Box::new(Patch { base: base.clone(), bytes: make() }));
+        let bytes = bytes.as_ref()?;
+        let is_same = known.as_ptr() == base.as_ptr() && known.len() == base.len();
+        (is_same || known == base).then_some(bytes)
     }
 
     /// The frame in `encoding`, if somebody has needed it before.

@@ -195,7 +195,9 @@ fn check_notices(options: &NamespaceOptions, path: &str, require: &mut Require<'
         "needs history_size and history_ttl: clients read there what notices speak of",
     );
     let whole = "is of publications that subscribers get: with notices they read them from the history";
-    require(!rules.allow_delta, &format!("{path}.allow_delta"), whole);
+    if let Some(key) = rules.shapes().chained() {
+        require(false, &format!("{path}.{key}"), whole);
+    }
     require(!rules.allow_tags_filter, &format!("{path}.allow_tags_filter"), whole);
     require(!rules.exclude_publisher, &format!("{path}.exclude_publisher"), whole);
     require(rules.rewind.is_none(), &format!("{path}.rewind"), whole);
@@ -218,11 +220,9 @@ fn check_value_channel(options: &NamespaceOptions, path: &str, require: &mut Req
         &format!("{path}.gap"),
         "\"latest\" is of streams: with kind \"value\" who lags skips to the newest of each key",
     );
-    require(
-        !rules.allow_delta,
-        &format!("{path}.allow_delta"),
-        "is of streams: the publication before is another key's",
-    );
+    if let Some(key) = rules.shapes().chained() {
+        require(false, &format!("{path}.{key}"), "is of streams: the publication before is another key's");
+    }
     require(
         (1..=KEYS_MAX).contains(&channel.keys_max),
         &format!("{path}.keys_max"),

@@ -9,7 +9,6 @@ use crate::config::file::{self, Origins};
 use crate::config::secrets;
 use crate::config::sections::Config;
 use crate::config::table::Key;
-use crate::config::tls;
 use crate::config::value::{Given, Secret};
 
 /// What every variable of ours begins with.
@@ -56,8 +55,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
         (config, origins, faults, _) = merge(sources, Config::development(key));
     }
     warnings.extend(secrets::warnings(&config, &origins));
-    let speaks_tls = config.listeners().iter().any(|listener| listener.tls);
-    warnings.extend(tls::warnings(&config.tls, speaks_tls, sources.unix_s));
+    config.parts().iter().for_each(|part| warnings.extend((part.warn)(&config, sources.unix_s)));
     if faults.is_empty() {
         faults = check::check(&config, &origins);
     }

@@ -17,12 +17,15 @@ use crate::config::sections::Config;
 use crate::config::shutdown::check_shutdown;
 use crate::config::store_check::check_store;
 use crate::config::table::{Entries, Section};
-use crate::config::tls::check_tls;
+use crate::config::tls::{self, check_tls};
 use crate::config::traces_check::check_traces;
 use crate::config::tunnels::check_tunnels;
 
 /// Says what is wrong with a section or list, also beside all others.
 pub(super) type Check = fn(&Config, &mut Require<'_>);
+
+/// Says what is odd but not wrong, at this time in seconds since 1970.
+pub(super) type Warn = fn(&Config, u64) -> Vec<String>;
 
 /// A section of the file: its name, what it is for, and its rows.
 pub struct Part<'c> {
@@ -32,6 +35,7 @@ pub struct Part<'c> {
     pub section: &'c dyn Section,
     pub live: Live,
     pub(super) check: Check,
+    pub(super) warn: Warn,
 }
 
 /// A list of the file, like `[[namespace]]`.
@@ -65,7 +69,7 @@ impl Live {
     }
 }
 
-/// What [`Live`] and [`Check`] are where they are not said.
+/// What [`Live`], [`Check`] and [`Warn`] are where they are not said.
 macro_rules! or_else {
     ($default:expr,) => {
         $default
@@ -78,7 +82,8 @@ macro_rules! or_else {
 /// The methods of [`Config`] that list its sections, and those that find one by its name.
 macro_rules! parts {
     (
-        sections { $($path:literal, $doc:literal, $($at:ident).+ $(, live $live:expr)? $(, check $check:expr)?;)+ }
+        sections { $($path:literal, $doc:literal, $($at:ident).+ $(, live $live:expr)? $(, check $check:expr)?
+            $(, warn $warn:expr)?;)+ }
         lists {
             $($name:literal, $entry:literal, example $example:literal, $($list:ident).+ $(, live $taken:expr)?
                 $(, check $checked:expr)?;)+
@@ -94,6 +99,7 @@ macro_rules! parts {
                         section: self,
                         live: Live::Nothing,
                         check: check_node,
+                        warn: |_, _| Vec::new(),
                     },
                     $(Part {
                         path: $path,
@@ -101,6 +107,7 @@ macro_rules! parts {
                         section: &self.$($at).+,
                         live: or_else!(Live::Nothing, $($live)?),
                         check: or_else!(|_, _| {}, $($check)?),
+                        warn: or_else!(|_, _| Vec::new(), $($warn)?),
                     },)+
                 ]
             }
@@ -141,7 +148,8 @@ parts! {
     sections {
         "log", "What is logged, and how. Logs go to stderr.", log, live Live::Keys(&["level"]);
         "tls", "TLS of the listeners that speak it: their certificate, and who may come.", tls,
-            live Live::All, check |config, require| check_tls(&config.tls, config.listen_tls.is_some(), require);
+            live Live::All, check |config, require| check_tls(&config.tls, config.listen_tls.is_some(), require),
+            warn tls::warnings;
         "api", "The server API: what the backend calls to publish.", api,
             live Live::Keys(&["key", "key_file", "keys", "previous_keys", "previous_until"]), check check_api;
         "client", "What a client connection may do and cost.", client,

@@ -35,6 +35,11 @@ impl Listener {
         !self.proxy_protocol && !self.tls
     }
 
+    /// What stands behind the scheme of its URL.
+    pub fn scheme_suffix(&self) -> &'static str {
+        if self.tls { "s" } else { "" }
+    }
+
     /// What stands behind its address where people read it.
     pub fn note(&self) -> &'static str {
         if self.tls { " (TLS)" } else { "" }

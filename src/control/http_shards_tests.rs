@@ -197,7 +197,7 @@ fn answer(
         | ControlRequest::Connections(..)
         | ControlRequest::Closed(..)
         | ControlRequest::Busiest(_)
-        | ControlRequest::Tap(..)
+        | ControlRequest::Observe(..)
         | ControlRequest::Options(..)
         | ControlRequest::Reconnect(..)
         | ControlRequest::Shutdown(_)

@@ -33,8 +33,8 @@ use crate::base::budget::{Budget, Lease};
 use crate::base::limits::HTTP_HEAD_BYTES_MAX;
 use crate::control::app::App;
 use crate::control::http::answer;
+use crate::control::lines::{self, Lines};
 use crate::control::options::PortLimits;
-use crate::control::tap::{TapBody, TapStream};
 use crate::proto::http1::{self, BodyDecoder, HeadScan, HttpFault};
 use crate::telemetry::sparing::log_once_a_minute;
 
@@ -59,8 +59,8 @@ const REST_LOOK: Duration = Duration::from_millis(1);
 /// How long accepting pauses when it fails, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Before the lines of a tap, which end with the connection.
-const TAP_HEAD: &[u8] =
+/// Before lines that go on, which end with the connection.
+const LINES_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nCache-Control: no-store\r\n\
     X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n";
 
@@ -399,8 +399,8 @@ impl ApiPort {
             return Err(NO_ANSWER.into());
         };
         drop(lease);
-        if let Some(tap) = response.extensions().get::<TapBody>().and_then(TapBody::take) {
-            return self.stream_tap(stream, tap).await;
+        if let Some(lines) = lines::take(&response) {
+            return self.stream_lines(stream, lines).await;
         }
         let unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let bytes = http1::encode_response(&response, &method, version, keep_alive, unix_s);
@@ -408,14 +408,14 @@ impl ApiPort {
         Ok(keep_alive)
     }
 
-    /// Writes what a tap shows until its reader leaves, or does not read, or the node stops.
-    async fn stream_tap(&self, stream: &mut impl Stream, mut tap: TapStream) -> Result<bool, End> {
-        self.write(stream, TAP_HEAD).await?;
+    /// Writes lines until their reader leaves, or does not read, or the node stops.
+    async fn stream_lines(&self, stream: &mut impl Stream, mut lines: Box<dyn Lines>) -> Result<bool, End> {
+        self.write(stream, LINES_HEAD).await?;
         let mut said = Vec::new();
         let mut gate = self.gate.clone();
         loop {
-            let lines = tokio::select! {
-                lines = tap.lines() => lines,
+            let bytes = tokio::select! {
+                bytes = lines.next() => bytes,
                 // Whatever a reader says meanwhile is not heard; its end is.
                 read = read(stream, &mut said) => match read {
                     Ok(0) | Err(_) => return Err(End::Silent),
@@ -425,10 +425,10 @@ impl ApiPort {
                     }
                 },
                 () = ended(self.stopped.clone()) => return Ok(false),
-                // Another process is about to answer: it has no taps.
+                // Another process is about to answer: it does not go on with these.
                 () = closed(&mut gate) => return Ok(false),
             };
-            self.write(stream, &lines).await?;
+            self.write(stream, &bytes).await?;
         }
     }
 

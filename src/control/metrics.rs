@@ -158,7 +158,7 @@ impl Collector for Sums {
         // What stands now is called `_active`: OpenMetrics allows one type for a name, and shards count the events of the
         // same nouns ("subscriptions_total").
         let sum = |of: fn(&ShardStats) -> u64| self.0.iter().map(of).sum::<u64>();
-        let gauges: [(&str, &str, u64); 10] = [
+        let mut gauges = vec![
             ("shards", "Threads that hold connections", self.0.len() as u64),
             ("connections_active", "Open connections of any kind", sum(|shard| shard.connections)),
             ("clients_active", "Connected clients", sum(|shard| shard.clients)),
@@ -170,15 +170,16 @@ impl Collector for Sums {
                 "What clients make the node keep, the kernel's part estimated",
                 sum(|shard| shard.client_buffers_bytes),
             ),
-            (
-                "tls_handshakes_active",
-                "TLS handshakes under way, failed ones until their connection is closed",
-                sum(|shard| shard.handshakes),
-            ),
             ("host_tcp_bytes", "Memory of the kernel for TCP, of the whole host", process::host_tcp_bytes()),
             ("process_resident_memory_bytes", "Resident memory of the process", process::rss_bytes()),
         ];
-        for (name, help, value) in gauges {
+        for (name, help, value) in self.0.iter().flat_map(|shard| &shard.sums) {
+            match gauges.iter_mut().find(|(known, ..)| known == name) {
+                Some((.., sum)) => *sum += value,
+                None => gauges.push((name, help, *value)),
+            }
+        }
+        for &(name, help, value) in &gauges {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(metric)?;

@@ -36,6 +36,7 @@ mod http;
 pub mod jwks;
 pub mod keeper;
 mod legacy;
+mod lines;
 mod listener;
 pub mod live;
 mod metrics;

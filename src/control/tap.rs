@@ -3,6 +3,8 @@
 //! Bounded: eight taps, each with a queue of a mebibyte. What finds no room is counted and told as `lost`: a reader that stalls
 //! holds nobody up. What is secret is masked, and payloads are shown only where they are asked for.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -12,7 +14,6 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use axum::routing::get;
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{self, channel as bounded_channel};
@@ -21,10 +22,11 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::ClientId;
 use crate::base::trusted::Trusted;
 use crate::control::app::{App, without_key};
+use crate::control::lines::{self, Lines};
 use crate::control::responses::{busy, problem};
 use crate::control::taps::Taps;
 use crate::shard::control_request::ControlRequest;
-use crate::shard::control_request::tap::{Tap, TapEvent, TapSelector, TapSink, TapWhat};
+use crate::shard::control_request::observer::{Happened, Happening, Observed, Observer, ObserverSink};
 
 /// Taps at a time: people who debug, not programs that watch.
 const TAPS_MAX: usize = 8;
@@ -45,7 +47,7 @@ pub fn routes() -> Router<Arc<App>> {
 
 /// Where shards put what they see.
 struct Queue {
-    events: mpsc::Sender<TapEvent>,
+    events: mpsc::Sender<Happening>,
     bytes: AtomicUsize,
     lost: AtomicU64,
     open: AtomicBool,
@@ -53,15 +55,15 @@ struct Queue {
 
 impl Queue {
     /// With what its reader takes.
-    fn new() -> (Arc<Queue>, mpsc::Receiver<TapEvent>) {
+    fn new() -> (Arc<Queue>, mpsc::Receiver<Happening>) {
         let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
         let (bytes, lost, open) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(true));
         (Arc::new(Queue { events: sender, bytes, lost, open }), events)
     }
 }
 
-impl TapSink for Queue {
-    fn take(&self, event: TapEvent) {
+impl ObserverSink for Queue {
+    fn take(&self, event: Happening) {
         let bytes = weight(&event);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > QUEUE_BYTES_MAX || self.events.try_send(event).is_err() {
@@ -75,21 +77,21 @@ impl TapSink for Queue {
     }
 }
 
-fn weight(event: &TapEvent) -> usize {
+fn weight(event: &Happening) -> usize {
     let payload = match &event.what {
-        TapWhat::In { payload, .. } | TapWhat::Out { payload, .. } | TapWhat::Published { payload, .. } => {
-            payload.as_ref().map_or(0, Bytes::len)
-        }
+        Happened::In { payload, .. }
+        | Happened::Out { payload, .. }
+        | Happened::Published { payload, .. } => payload.as_ref().map_or(0, Bytes::len),
         _ => 0,
     };
     EVENT_BYTES + payload
 }
 
 /// One tap as its reader's connection has it: dropped, it ends.
-pub struct TapStream {
+struct TapStream {
     queue: Arc<Queue>,
     /// Bound: `QUEUE_BYTES_MAX`; what finds no room is counted as lost.
-    events: mpsc::Receiver<TapEvent>,
+    events: mpsc::Receiver<Happening>,
     payloads: bool,
     taps: Taps,
 }
@@ -101,9 +103,14 @@ impl Drop for TapStream {
     }
 }
 
+impl Lines for TapStream {
+    fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send + '_>> {
+        Box::pin(self.lines())
+    }
+}
+
 impl TapStream {
-    /// The next lines; waits for one.
-    pub async fn lines(&mut self) -> Vec<u8> {
+    async fn lines(&mut self) -> Vec<u8> {
         let mut events = Vec::new();
         self.events.recv_many(&mut events, LINES_MAX).await;
         let mut lines = Vec::new();
@@ -122,16 +129,6 @@ impl TapStream {
 fn write_line(lines: &mut Vec<u8>, line: &Value) {
     lines.extend_from_slice(line.to_string().as_bytes());
     lines.push(b'\n');
-}
-
-/// A stream on its way to the connection that writes it, in the extensions of the response.
-#[derive(Clone)]
-pub struct TapBody(Arc<Mutex<Option<TapStream>>>);
-
-impl TapBody {
-    pub fn take(&self) -> Option<TapStream> {
-        self.0.lock().take()
-    }
 }
 
 #[derive(Deserialize)]
@@ -157,8 +154,7 @@ async fn tap(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
             Err(error) => problem(StatusCode::BAD_REQUEST, &error.body_text()),
         },
     };
-    let taken = response.extensions().get::<TapBody>().is_some();
-    app.metrics.count_api("tap", if taken { 0 } else { response.status().as_u16() });
+    app.metrics.count_api("tap", if lines::are_in(&response) { 0 } else { response.status().as_u16() });
     response
 }
 
@@ -171,44 +167,48 @@ async fn open(app: &App, asked: Parameters) -> Result<Response, Response> {
     }
     let (queue, events) = Queue::new();
     let stream = TapStream { queue: Arc::clone(&queue), events, payloads, taps: app.taps.clone() };
-    let tap = Tap { selector, sink: queue };
+    let observer = Observer { selector, sink: queue };
     // One that a shard has not taken is dropped with the stream, and the others forget it.
-    app.api.shards().ask_every(|reply| ControlRequest::Tap(tap.clone(), reply)).await.map_err(|_| busy())?;
+    app.api
+        .shards()
+        .ask_every(|reply| ControlRequest::Observe(observer.clone(), reply))
+        .await
+        .map_err(|_| busy())?;
     // What cannot stream answers with this.
     let mut response =
         problem(StatusCode::CONFLICT, "taps are streamed by listeners of the API alone: set api_listen");
-    response.extensions_mut().insert(TapBody(Arc::new(Mutex::new(Some(stream)))));
+    lines::put(&mut response, stream);
     Ok(response)
 }
 
 /// One selector, and only one.
-fn selector(app: &App, asked: Parameters) -> Result<TapSelector, String> {
+fn selector(app: &App, asked: Parameters) -> Result<Observed, String> {
     const ONE: &str = "say what to tap: one of user, client, channel, tunnel and address, and only one";
     let Parameters { user, client, channel, tunnel, address, .. } = asked;
     match (user, client, channel, tunnel, address) {
         (Some(user), None, None, None, None) if user.is_empty() => {
             Err("a tap on all clients without a user would show everything: name a client".into())
         }
-        (Some(user), None, None, None, None) => Ok(TapSelector::User(user.as_str().into())),
+        (Some(user), None, None, None, None) => Ok(Observed::User(user.as_str().into())),
         (None, Some(client), None, None, None) => {
             let client =
                 client.parse::<ClientId>().map_err(|()| "client is no id of a connection".to_owned())?;
             let conn = app.api.shards().router().connection(client);
-            conn.map(TapSelector::Client).ok_or_else(|| "client is none of this node".to_owned())
+            conn.map(Observed::Client).ok_or_else(|| "client is none of this node".to_owned())
         }
         (None, None, Some(channel), None, None) if !channel.is_empty() => {
-            Ok(TapSelector::Channel(channel.as_str().into()))
+            Ok(Observed::Channel(channel.as_str().into()))
         }
         (None, None, None, Some(tunnel), None) => app
             .tunnels
             .place(&tunnel)
-            .map(TapSelector::Tunnel)
+            .map(Observed::Tunnel)
             .ok_or_else(|| "there is no tunnel of this name".to_owned()),
         (None, None, None, None, Some(address)) => match Trusted::parse(&address) {
             Some(Trusted::Network(network)) if network.prefix_len() == 0 => {
                 Err("a tap on every address would show everything".into())
             }
-            Some(Trusted::Network(network)) => Ok(TapSelector::Network(network)),
+            Some(Trusted::Network(network)) => Ok(Observed::Network(network)),
             _ => Err("address is neither an address nor a network".into()),
         },
         _ => Err(ONE.into()),
@@ -217,7 +217,7 @@ fn selector(app: &App, asked: Parameters) -> Result<TapSelector, String> {
 
 // --- what is shown
 
-fn shown(event: &TapEvent, payloads: bool) -> Value {
+fn shown(event: &Happening, payloads: bool) -> Value {
     let mut line = Map::new();
     line.insert("time_ms".into(), event.time_ms.into());
     line.insert("shard".into(), event.shard.0.into());
@@ -226,23 +226,23 @@ fn shown(event: &TapEvent, payloads: bool) -> Value {
         line.insert("user".into(), Value::from(&*event.user));
     }
     let mut set = |key: &str, value: Value| drop(line.insert(key.into(), value));
-    if let TapWhat::Connected { trace: Some(trace), .. }
-    | TapWhat::HookCall { trace: Some(trace), .. }
-    | TapWhat::Published { trace: Some(trace), .. } = &event.what
+    if let Happened::Connected { trace: Some(trace), .. }
+    | Happened::HookCall { trace: Some(trace), .. }
+    | Happened::Published { trace: Some(trace), .. } = &event.what
     {
         set("traceparent", trace.to_string().into());
     }
     match &event.what {
-        TapWhat::Connected { transport, .. } => {
+        Happened::Connected { transport, .. } => {
             set("what", "connected".into());
             set("transport", (*transport).into());
         }
-        TapWhat::In { bytes, payload } => {
+        Happened::In { bytes, payload } => {
             set("what", "in".into());
             set("bytes", (*bytes).into());
             say(&mut set, payload.as_deref().map(<[u8]>::to_vec), payloads);
         }
-        TapWhat::Out { bytes, websocket, payload } => {
+        Happened::Out { bytes, websocket, payload } => {
             set("what", "out".into());
             set("bytes", (*bytes).into());
             let payload = payload.as_deref().and_then(|bytes| match websocket {
@@ -251,30 +251,30 @@ fn shown(event: &TapEvent, payloads: bool) -> Value {
             });
             say(&mut set, payload, payloads);
         }
-        TapWhat::HookCall { kind, .. } => {
+        Happened::HookCall { kind, .. } => {
             set("what", "hook_call".into());
             set("kind", (*kind).into());
         }
-        TapWhat::HookAnswer { outcome } => {
+        Happened::HookAnswer { outcome } => {
             set("what", "hook_answer".into());
             set("outcome", (*outcome).into());
         }
-        TapWhat::Limited => set("what", "limited".into()),
-        TapWhat::Published { channel, bytes, payload, .. } => {
+        Happened::Limited => set("what", "limited".into()),
+        Happened::Published { channel, bytes, payload, .. } => {
             set("what", "published".into());
             set("channel", Value::from(&**channel));
             set("bytes", (*bytes).into());
             say(&mut set, payload.as_deref().map(<[u8]>::to_vec), payloads);
         }
-        TapWhat::Joined { channel } => {
+        Happened::Joined { channel } => {
             set("what", "joined".into());
             set("channel", Value::from(&**channel));
         }
-        TapWhat::Left { channel } => {
+        Happened::Left { channel } => {
             set("what", "left".into());
             set("channel", Value::from(&**channel));
         }
-        TapWhat::Ended { code, reason, by } => {
+        Happened::Ended { code, reason, by } => {
             set("what", "ended".into());
             set("code", (*code).into());
             set("reason", Value::from(&**reason));
@@ -348,12 +348,12 @@ mod tests {
     use super::*;
     use crate::base::ids::ShardId;
 
-    fn event(what: TapWhat) -> TapEvent {
-        TapEvent { time_ms: 5, shard: ShardId(1), client: Some(ClientId(7)), user: "ann".into(), what }
+    fn event(what: Happened) -> Happening {
+        Happening { time_ms: 5, shard: ShardId(1), client: Some(ClientId(7)), user: "ann".into(), what }
     }
 
-    fn received(text: &str) -> TapEvent {
-        event(TapWhat::In { bytes: text.len(), payload: Some(Bytes::copy_from_slice(text.as_bytes())) })
+    fn received(text: &str) -> Happening {
+        event(Happened::In { bytes: text.len(), payload: Some(Bytes::copy_from_slice(text.as_bytes())) })
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! A publication is framed once for each class that is present, whatever the number of its subscribers. A channel's
 //! classes are interned on each shard: its list of subscribers names them by a number of six bits. What else may tell the
-//! bytes of two subscribers apart (a delta, a filter, compression) is a field of [`Class`]. Must not know: what an encoding
+//! bytes of two subscribers apart (a shape, a filter, compression) is a field of [`Class`]. Must not know: what an encoding
 //! looks like, who is subscribed.
 //!
 //! # Filters
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::filter::Filters;
 use crate::base::ids::EncodingId;
+use crate::base::shape::Shape;
 use crate::hub::stream::Item;
 
 /// Distinct filters of a channel on a shard that have numbers at a time. With JSON and Protobuf that is most of the
@@ -29,15 +30,15 @@ pub struct Class {
     pub join_leave: bool,
     /// Frames are completed for each subscriber, from the one of the encoding.
     pub own_frames: bool,
-    /// A publication is what changes in the one before, to those that had that.
-    pub delta: bool,
+    /// What they get of a publication.
+    pub shape: Shape,
     /// Publications are left out that the filter of this number does not match.
     pub filter: Option<FilterId>,
 }
 
 impl Class {
     pub fn shared(encoding: EncodingId) -> Class {
-        Class { encoding, join_leave: false, own_frames: false, delta: false, filter: None }
+        Class { encoding, join_leave: false, own_frames: false, shape: Shape::Whole, filter: None }
     }
 }
 
@@ -75,17 +76,17 @@ impl ClassId {
 /// A class in two bytes, as a channel keeps it.
 /// ```text
 ///  15     11 10    9          8          7        0
-///  ├ filter ┼ delta ┼ own frames ┼ join/leave ┼ encoding ┤     filter: 0 none, else its number and 1
+///  ├ filter ┼ shape ┼ own frames ┼ join/leave ┼ encoding ┤     filter: 0 none, else its number and 1
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Packed(u16);
 
-const _: () = assert!(FILTERS_SHARED_MAX < 1 << 5);
+const _: () = assert!(FILTERS_SHARED_MAX < 1 << 5 && Shape::BITS == 1);
 
 impl From<Class> for Packed {
     fn from(class: Class) -> Packed {
-        let Class { encoding, join_leave, own_frames, delta, filter } = class;
-        let flags = u16::from(join_leave) << 8 | u16::from(own_frames) << 9 | u16::from(delta) << 10;
+        let Class { encoding, join_leave, own_frames, shape, filter } = class;
+        let flags = u16::from(join_leave) << 8 | u16::from(own_frames) << 9 | u16::from(shape.number()) << 10;
         Packed(u16::from(encoding.0) | flags | filter.map_or(0, |filter| u16::from(filter.0) + 1) << 11)
     }
 }
@@ -96,7 +97,7 @@ impl Packed {
             encoding: EncodingId(self.0 as u8),
             join_leave: self.0 >> 8 & 1 == 1,
             own_frames: self.0 >> 9 & 1 == 1,
-            delta: self.0 >> 10 & 1 == 1,
+            shape: Shape::of_number((self.0 >> 10) as u8),
             filter: (self.0 >> 11).checked_sub(1).map(|filter| FilterId(filter as u8)),
         }
     }
@@ -123,7 +124,7 @@ struct More {
     list: Vec<Packed>,
     /// Not empty while somebody filters.
     filters: FilterTable,
-    /// What those without a filter have had last that keep up, while somebody gets deltas.
+    /// What those without a filter have had last that keep up, while somebody's shape is chained.
     delivered: Option<Bytes>,
 }
 
@@ -142,7 +143,7 @@ struct Known {
     filters: Arc<Filters>,
     /// Without any the number is free.
     subscribers: u32,
-    /// The payload that those had last that keep up, while somebody gets deltas.
+    /// The payload that those had last that keep up, while somebody's shape is chained.
     delivered: Option<Bytes>,
 }
 
@@ -283,7 +284,7 @@ impl Classes {
         }
     }
 
-    /// The batch of these items has been delivered to all, and somebody gets deltas.
+    /// The batch of these items has been delivered to all, and somebody's shape is chained.
     pub(super) fn end_batch<'i>(&mut self, items: impl Iterator<Item = &'i Item>) {
         let More { filters: FilterTable { known, passed }, delivered, .. } =
             &mut **self.more.get_or_insert_default();
@@ -299,9 +300,9 @@ impl Classes {
         }
     }
 
-    /// Somebody gets deltas.
-    pub fn has_delta(&self) -> bool {
-        self.iter().any(|class| class.class().delta)
+    /// Somebody gets what is written from the publication before.
+    pub fn has_chained(&self) -> bool {
+        self.iter().any(|class| class.class().shape.is_chained())
     }
 
     pub fn len(&self) -> usize {
@@ -326,10 +327,10 @@ mod tests {
             for encoding in 0..15 {
                 for (join_leave, own_frames) in [(false, false), (true, false), (false, true), (true, true)] {
                     // Who gets frames of its own gets no deltas.
-                    let delta = own_frames && encoding < 8;
-                    let own_frames = own_frames && !delta;
+                    let shape = if own_frames && encoding < 8 { Shape::Delta } else { Shape::Whole };
+                    let own_frames = own_frames && shape == Shape::Whole;
                     let class =
-                        Class { join_leave, own_frames, delta, ..Class::shared(EncodingId(encoding)) };
+                        Class { join_leave, own_frames, shape, ..Class::shared(EncodingId(encoding)) };
                     let id = classes.intern(class, None);
                     assert_eq!(classes.get(id), Some(class));
                     match round {

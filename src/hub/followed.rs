@@ -229,8 +229,8 @@ impl FollowedChannels {
         let cursor = entry.cursor_at(top);
         let position = entry.subscribers.len() as u32;
         let id = entry.classes.intern(class, filters);
-        // Deltas begin behind the first publication that it gets whole. Who is of no class is looked at for itself.
-        let own_frames = class.own_frames || class.delta || id.is_none();
+        // A chain begins behind the first publication that it gets whole. Who is of no class is looked at for itself.
+        let own_frames = class.own_frames || class.shape.is_chained() || id.is_none();
         entry.subscribers.push(Subscriber::new(slot, id, own_frames));
         self.subscriptions += 1;
         (position, cursor)
@@ -280,14 +280,14 @@ impl FollowedChannels {
         subscriber.0 |= cursor;
     }
 
-    /// Whether a subscriber of deltas has had the last publication of the running batch; if not, the next one is whole.
+    /// Whether a subscriber whose shape is chained has had the last publication of the running batch; if not, the next one is whole.
     pub fn set_in_step(&mut self, channel: ChannelIndex, position: u32, in_step: bool) {
         let entry = &mut self.channels[channel as usize];
         let subscriber = &mut entry.subscribers[position as usize];
         debug_assert!(!subscriber.has_cursor());
         // Of who is of no class, the last publication is known to nobody.
         if let Some(class) = entry.classes.get(subscriber.class()) {
-            debug_assert!(class.delta);
+            debug_assert!(class.shape.is_chained());
             subscriber.set_own_frames(!in_step);
         }
     }
@@ -308,7 +308,7 @@ impl FollowedChannels {
         assert!(subscriber.has_cursor(), "a cursor is cleared once");
         subscriber.0 &= !Subscriber::CURSOR;
         // What it has had last is known to nobody.
-        if entry.classes.get(subscriber.class()).is_some_and(|class| class.delta) {
+        if entry.classes.get(subscriber.class()).is_some_and(|class| class.shape.is_chained()) {
             subscriber.set_own_frames(true);
         }
         entry.cursors -= 1;

@@ -3,13 +3,19 @@
 use super::*;
 use crate::base::ids::{EncodingId, Epoch};
 use crate::base::prng::Prng;
+use crate::base::shape::Shape;
 use crate::hub::limits::BULK_WAIT_MAX;
 use crate::hub::stream::tests::publication;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-const CLASS: Class =
-    Class { encoding: EncodingId(0), join_leave: false, own_frames: false, delta: false, filter: None };
+const CLASS: Class = Class {
+    encoding: EncodingId(0),
+    join_leave: false,
+    own_frames: false,
+    shape: Shape::Whole,
+    filter: None,
+};
 
 fn followed() -> FollowedChannels {
     FollowedChannels::new(
@@ -91,7 +97,8 @@ fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
 fn a_subscriber_of_deltas_is_in_step_from_its_first_publication_until_it_lags() {
     let mut followed = followed();
     let index = subscribed(&mut followed, 0..1);
-    let (place, cursor) = followed.subscribe(index, 9, Class { delta: true, ..CLASS }, None, Offset(0));
+    let (place, cursor) =
+        followed.subscribe(index, 9, Class { shape: Shape::Delta, ..CLASS }, None, Offset(0));
     assert_eq!(cursor, None);
     let has_own_frames =
         |followed: &FollowedChannels| followed.get(index).subscribers()[place as usize].has_own_frames();

@@ -16,17 +16,18 @@ pub fn announce(config: &Config, all: &[ListenAddress], api: &[ListenAddress]) -
     }
     let of = |unserved: Serves| {
         let served = listeners.iter().zip(all).filter(move |(of, _)| of.serves != unserved);
-        served.map(|(of, address)| (address.clone(), of.tls)).collect::<Vec<_>>()
+        served.map(|(of, address)| (address.clone(), of.scheme_suffix())).collect::<Vec<_>>()
     };
     let clients = of(Serves::Api);
     let shared = of(Serves::Clients);
-    let url = |scheme: &str, (address, tls): &(ListenAddress, bool), path: &str| match address {
-        ListenAddress::Tcp(address) => format!("{scheme}{}://{address}{path}", if *tls { "s" } else { "" }),
+    let url = |scheme: &str, (address, suffix): &(ListenAddress, &str), path: &str| match address {
+        ListenAddress::Tcp(address) => format!("{scheme}{suffix}://{address}{path}"),
         // No scheme of its own is in common use for it: the socket, and the path of the request.
         ListenAddress::Unix(_) => format!("{address} {path}"),
     };
+    let plain: Vec<_> = api.iter().map(|address| (address.clone(), "")).collect();
     let api_at = {
-        let all: Vec<_> = api.iter().map(|address| (address.clone(), false)).chain(shared).collect();
+        let all: Vec<_> = plain.iter().cloned().chain(shared).collect();
         let port = all.iter().find(|(address, _)| address.tcp().is_some());
         port.or(all.first()).unwrap_or(&clients[0]).clone()
     };
@@ -41,8 +42,7 @@ pub fn announce(config: &Config, all: &[ListenAddress], api: &[ListenAddress]) -
     writeln!(out, "  API      {}", url("http", &api_at, "/api"))?;
     // A browser does not come by a unix socket.
     let apart = listeners.iter().zip(all).filter(|(of, _)| of.serves == Serves::Api);
-    let apart =
-        api.iter().map(|address| (address.clone(), false)).chain(apart.map(|(of, at)| (at.clone(), of.tls)));
+    let apart = plain.iter().cloned().chain(apart.map(|(of, at)| (at.clone(), of.scheme_suffix())));
     let console_at = apart.chain(config.is_development().then(|| clients[0].clone()));
     if config.api.console
         && let Some(place) = console_at.into_iter().find(|(address, _)| address.tcp().is_some())

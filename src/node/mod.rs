@@ -17,6 +17,7 @@ mod file_limit;
 mod harden;
 mod incident;
 pub mod init;
+mod layers;
 mod leave;
 mod limits;
 mod listen;
@@ -67,14 +68,14 @@ use crate::hub::OwnedChannels;
 use crate::node::activation::Activated;
 use crate::node::announce::announce;
 use crate::node::incident::{Incident, LOG_PATIENCE, failed};
+use crate::node::layers::Layers;
 use crate::node::leave::leave;
 use crate::node::limits::{Descriptors, Room};
 use crate::node::notify::Notify;
 use crate::node::reload::Reloader;
 use crate::node::shard_options::{shard_options, tunnel_options, wall_ms};
-use crate::node::tls::Certificates;
 use crate::node::upgrade::{
-    Arriving, DevelopmentApi, EndedShards, Leaving, Origin, Running, depart, draining, interruption,
+    Arriving, Asked, DevelopmentApi, EndedShards, Leaving, Origin, Running, depart, draining, interruption,
 };
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{ControlPlane, ControlRequest};
@@ -172,13 +173,12 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     };
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client, &[]).map_err(io::Error::other)?;
-    let certificates = Certificates::new(config)?;
+    let layers = Layers::new(config)?;
     let uid = match before {
         Some(before) => before.node.uid.to_string(),
         None => random_id()?.to_string(),
     };
-    let mut shard_options =
-        shard_options(config, tokens.verifier.clone(), plan, room, certificates.as_ref())?;
+    let mut shard_options = shard_options(config, tokens.verifier.clone(), plan, room, &layers)?;
     shard_options.node_uid = uid.as_str().into();
     let shard_options = Arc::new(shard_options);
     limits::watch(&shard_options, config.address_mask)?;
@@ -209,7 +209,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         }
         None => (store, channels, keepers) = store::open(config, &shard_options, &router, at)?,
     }
-    let mut collectors = collectors(config, certificates.as_ref(), &shard_options);
+    let mut collectors = collectors(config, &layers, &shard_options);
     collectors.extend(store.as_ref().map(store::Store::collector));
     collectors.extend(coming.as_ref().map(store_relay::Coming::collector));
     collectors.extend(engine.clone().map(|engine| Arc::new(engine::EngineMetrics(engine)) as _));
@@ -226,9 +226,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         blocks_kept: keepers.blocks,
         ..ControlOptions::new(config)
     };
-    if let Some(certificates) = &certificates {
-        certificates.watch()?;
-    }
+    layers.watch()?;
     let control = control::start(control_options, router.clone(), std::mem::take(&mut places.api))?;
 
     if let Some(engine) = &engine {
@@ -236,7 +234,9 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     }
     let running = Running::default();
     // Before anybody can know that this runs: a signal must not find the default action.
-    signals::watch(incidents.clone(), running.clone())?;
+    let by_user_2 = running.clone();
+    let by_user_2 = move || by_user_2.start().map(Asked::by_signal).map(Incident::Upgrade);
+    signals::watch(incidents.clone(), Box::new(by_user_2))?;
     let ended_shards = EndedShards::default();
     let mut threads = Vec::new();
     for id in router.every_shard() {
@@ -308,7 +308,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         tokens,
         room,
         router.clone(),
-        certificates,
+        layers,
         live,
         (self::shard_options, tunnel_options),
     )
@@ -402,18 +402,13 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
 }
 
 /// What is counted neither by shards nor by the control plane.
-fn collectors(
-    config: &Config,
-    certificates: Option<&Certificates>,
-    options: &ShardOptions,
-) -> Vec<Arc<dyn Collector>> {
-    let certificates = certificates.map(|certificates| Arc::new(certificates.clone()) as _);
+fn collectors(config: &Config, layers: &Layers, options: &ShardOptions) -> Vec<Arc<dyn Collector>> {
     let admission = options.admission.clone().map(|admission| {
         let mask = config.address_mask;
         Arc::new(admission::AdmissionMetrics { admission, mask }) as _
     });
     let blocks = Arc::new(admission::BlockMetrics(Arc::clone(&options.blocks))) as _;
-    certificates.into_iter().chain(admission).chain([blocks]).collect()
+    layers.collector().into_iter().chain(admission).chain([blocks]).collect()
 }
 
 fn say_reloaded(outcome: &Outcome) {

@@ -1,7 +1,7 @@
 //! A changed configuration for a running node: read and checked as a whole, applied as a whole or not at all.
 //!
 //! Each thing that follows from the configuration has one place: shards have their [`ShardOptions`], the control plane its
-//! [`Live`] parts, listeners their certificates, the log its level. All are made before any is put in place. The control plane
+//! [`Live`] parts, listeners their layers, the log its level. All are made before any is put in place. The control plane
 //! comes first: it must know each hook and each tunnel that shards may name.
 
 use std::io;
@@ -17,8 +17,8 @@ use crate::control::live::Live;
 use crate::control::reload::Outcome;
 use crate::engine::RunningEngine;
 use crate::node::clock::unix_s;
+use crate::node::layers::Layers;
 use crate::node::limits::Room;
-use crate::node::tls::Certificates;
 use crate::node::tokens::Tokens;
 use crate::session::token::Verifier;
 use crate::shard::control_request::{ControlRequest, OptionsBox, Reply};
@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_millis(1);
 
 /// How options of shards are made of a configuration: as at the start.
 pub type MakeOptions =
-    fn(&Config, Option<Arc<Verifier>>, &MemoryPlan, Room, Option<&Certificates>) -> io::Result<ShardOptions>;
+    fn(&Config, Option<Arc<Verifier>>, &MemoryPlan, Room, &Layers) -> io::Result<ShardOptions>;
 
 /// How those of a tunnel are made.
 pub type MakeTunnel = fn(&PlacedTunnel) -> TunnelOptions;
@@ -47,7 +47,7 @@ pub struct Reloader {
     tokens: Tokens,
     room: Room,
     router: Router,
-    certificates: Option<Certificates>,
+    layers: Layers,
     live: Arc<Live>,
     make: (MakeOptions, MakeTunnel),
     engine: Option<Arc<RunningEngine>>,
@@ -61,7 +61,7 @@ impl Reloader {
         tokens: Tokens,
         room: Room,
         router: Router,
-        certificates: Option<Certificates>,
+        layers: Layers,
         live: Arc<Live>,
         make: (MakeOptions, MakeTunnel),
     ) -> Reloader {
@@ -75,7 +75,7 @@ impl Reloader {
             tokens,
             room,
             router,
-            certificates,
+            layers,
             live,
             make,
             engine: None,
@@ -113,12 +113,12 @@ impl Reloader {
         if !refused.is_empty() {
             return Err(refused);
         }
-        let certificates = self.apply(&start).map_err(|problem| vec![problem])?;
+        let read = self.apply(&start).map_err(|problem| vec![problem])?;
         for warning in &start.warnings {
             tracing::warn!("{warning}");
         }
         self.config = start.config;
-        Ok(changes.iter().map(ToString::to_string).chain(certificates).collect())
+        Ok(changes.iter().map(ToString::to_string).chain(read).collect())
     }
 
     /// Makes everything, then puts it in place.
@@ -127,19 +127,14 @@ impl Reloader {
         let text = |error: std::io::Error| error.to_string();
         let tokens = Tokens::new(&config.client, &self.tokens.issuers).map_err(|fault| fault.to_string())?;
         let tunnels = place_tunnels(&self.tunnels, &config.tunnel)?;
-        let certificates = match &self.certificates {
-            Some(certificates) => Some(certificates.prepare(&config.tls)?),
-            None => None,
-        };
+        let layers = self.layers.prepare(config)?;
         let prepared = self.live.prepare(config, &tunnels, tokens.issuers.clone()).map_err(text)?;
-        let fresh = (self.make.0)(config, tokens.verifier.clone(), plan, self.room, None).map_err(text)?;
+        let fresh = (self.make.0)(config, tokens.verifier.clone(), plan, self.room, &Layers::default())
+            .map_err(text)?;
         let admission = self.other_admission(&fresh)?;
         let options = self.keep_shared(fresh, config, &tunnels);
 
-        let read = match (&self.certificates, certificates) {
-            (Some(certificates), Some(prepared)) => certificates.exchange(prepared)?,
-            _ => Vec::new(),
-        };
+        let read = self.layers.exchange(layers)?;
         let finish = self.live.exchange(prepared).map_err(text)?;
         crate::telemetry::set_level(config.log.level);
         if let (Some(admission), Some(limits)) = (&self.options.admission, admission) {

@@ -23,8 +23,8 @@ use crate::control;
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::hub::places::ClassLimit;
+use crate::node::layers::Layers;
 use crate::node::limits::{self, Room};
-use crate::node::tls::Certificates;
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
@@ -71,7 +71,7 @@ pub(super) fn shard_options(
     verifier: Option<Arc<Verifier>>,
     plan: &MemoryPlan,
     room: Room,
-    certificates: Option<&Certificates>,
+    layers: &Layers,
 ) -> io::Result<ShardOptions> {
     let shards = config.shard_count();
     let limits = HubLimits {
@@ -90,11 +90,7 @@ pub(super) fn shard_options(
     let (namespaces, rules) = config.namespaces().split();
     let hooks = config.hook.iter().map(|hook| &hook.options);
     Ok(ShardOptions {
-        listeners: config
-            .shard_listeners()
-            .iter()
-            .map(|listener| shard_listener(listener, certificates))
-            .collect(),
+        listeners: config.shard_listeners().iter().map(|listener| shard_listener(listener, layers)).collect(),
         trusted: Arc::new(config.trusted()),
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
@@ -143,7 +139,7 @@ pub(super) fn shard_options(
         ping_interval: client.ping_interval,
         pong_timeout: client.pong_timeout,
         connect_timeout: client.connect_timeout,
-        handshake_timeout: config.tls.handshake_timeout,
+        handshake_timeout: Layers::patience(config),
         expired_close_delay: EXPIRED_CLOSE_DELAY,
         hooks: ClientHooks {
             connect: client.connect_hook.as_deref().map(Box::from),
@@ -188,12 +184,9 @@ pub(super) fn kept_headers(config: &Config) -> Vec<Box<str>> {
     kept.into_iter().map(Box::from).collect()
 }
 
-pub(super) fn shard_listener(
-    listener: &Listener,
-    certificates: Option<&Certificates>,
-) -> crate::shard::ListenerOptions {
+pub(super) fn shard_listener(listener: &Listener, layers: &Layers) -> crate::shard::ListenerOptions {
     crate::shard::ListenerOptions {
-        layer: certificates.filter(|_| listener.tls).map(Certificates::maker),
+        layer: layers.maker(listener),
         serves: listener.serves,
         proxy_protocol: listener.proxy_protocol,
         is_unix: listener.address.tcp().is_none(),

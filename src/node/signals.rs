@@ -1,7 +1,7 @@
 //! What the node does about signals.
 //!
-//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has the configuration and certificates read again,
-//! SIGUSR2 asks for an upgrade. SIGUSR1 does nothing and is logged.
+//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has the configuration and certificates read again, and
+//! SIGUSR2 what [`ByUser2`] says. SIGUSR1 does nothing and is logged.
 //! SIGXFSZ is for the writer of the store: see [`super::file_limit`].
 //! SIGQUIT keeps the system's way: the process ends at once.
 
@@ -12,13 +12,15 @@ use std::thread;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Incident;
-use super::upgrade::{Asked, Running};
+
+/// What SIGUSR2 asks for, or why it is ignored.
+pub type ByUser2 = Box<dyn FnMut() -> Result<Incident, &'static str> + Send>;
 
 /// Signals that come meanwhile reach the node by `incidents`.
 ///
 /// # Errors
 /// When no handler can be installed, or no thread started.
-pub fn watch(incidents: mpsc::SyncSender<Incident>, upgrades: Running) -> io::Result<()> {
+pub fn watch(incidents: mpsc::SyncSender<Incident>, by_user_2: ByUser2) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut watched = {
         let _inside = runtime.enter();
@@ -29,7 +31,7 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>, upgrades: Running) -> io::Re
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
             incidents: incidents.clone(),
-            upgrades,
+            by_user_2,
         }
     };
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -49,7 +51,7 @@ struct Watched {
     user_1: Signal,
     user_2: Signal,
     incidents: mpsc::SyncSender<Incident>,
-    upgrades: Running,
+    by_user_2: ByUser2,
 }
 
 impl Watched {
@@ -68,11 +70,13 @@ impl Watched {
                 }
                 _ = self.user_1.recv() => "SIGUSR1 is ignored",
                 _ = self.user_2.recv() => {
-                    let asked = self.upgrades.start().map(Asked::by_signal).map(Incident::Upgrade);
-                    if asked.is_some_and(|asked| self.incidents.try_send(asked).is_ok()) {
-                        continue;
+                    let asked = (self.by_user_2)().and_then(|asked| {
+                        self.incidents.try_send(asked).map_err(|_| "the node ends, or is busy")
+                    });
+                    match asked {
+                        Ok(()) => continue,
+                        Err(why) => &format!("SIGUSR2 is ignored: {why}"),
                     }
-                    "SIGUSR2 is ignored: an upgrade is running already"
                 }
             };
             tracing::warn!("{ignored}");

@@ -47,7 +47,7 @@ pub enum Encoding {
 
 /// Of an [`EncodingId`].
 const COMPRESSED: u8 = 1 << 7;
-/// For a subscriber of deltas: what changes in the publication before.
+/// In a shape that is chained: written from the publication before.
 const PATCHED: u8 = 1 << 6;
 /// For the same: the whole payload.
 const WHOLE: u8 = 1 << 5;
@@ -105,12 +105,12 @@ impl Encoding {
         EncodingId(id.0 & !COMPRESSED)
     }
 
-    /// The same for a subscriber of deltas, as a patch of the publication before or as a whole.
-    pub fn delta(id: EncodingId, patched: bool) -> EncodingId {
+    /// The same in a shape that is chained, as a patch of the publication before or as a whole.
+    pub fn chained(id: EncodingId, patched: bool) -> EncodingId {
         EncodingId(id.0 | if patched { PATCHED } else { WHOLE })
     }
 
-    /// The encoding that was registered under `id`, compressed or not, as a delta or not.
+    /// The encoding that was registered under `id`, compressed or not, in any shape.
     ///
     /// # Panics
     /// On an id that [`Encoding::id`] never gave: ids do not come from peers.
@@ -128,9 +128,9 @@ mod tests {
         for encoding in Encoding::ALL {
             assert_eq!(Encoding::of(encoding.id()), encoding);
             assert!(!Encoding::is_compressed(encoding.id()));
-            let deltas = [false, true].map(|patched| Encoding::delta(encoding.id(), patched));
-            assert!(deltas[0] != deltas[1] && !deltas.contains(&encoding.id()));
-            assert!(deltas.iter().all(|id| Encoding::of(*id) == encoding && Encoding::plain(*id) == *id));
+            let chained = [false, true].map(|patched| Encoding::chained(encoding.id(), patched));
+            assert!(chained[0] != chained[1] && !chained.contains(&encoding.id()));
+            assert!(chained.iter().all(|id| Encoding::of(*id) == encoding && Encoding::plain(*id) == *id));
             if encoding.is_websocket() {
                 assert_eq!(Encoding::of(encoding.compressed_id()), encoding);
                 assert!(Encoding::is_compressed(encoding.compressed_id()));

@@ -4,12 +4,12 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{PayloadForm, Since, SinceEpoch};
+use crate::base::shape::Shape;
 use crate::proto::centrifuge::Commands;
 use crate::proto::centrifuge::command::{self, Command, Data, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
 use crate::session::builtin;
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect};
-use crate::session::delta::FOSSIL;
 use crate::session::hook_call::{Granted, Matter};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
@@ -310,7 +310,7 @@ impl Session {
             join_leave: subscribe.join_leave,
             since: subscribe.recover.then(|| position(subscribe.offset, &subscribe.epoch)),
             reject_unrecovered: rejects,
-            delta: subscribe.delta == FOSSIL,
+            shape: Shape::named(&subscribe.shape),
             filter: filter.map(|filter| *filter),
         };
         let rights = self.may_begin(&wish.channel, cx)?;
@@ -439,7 +439,7 @@ impl Session {
                 chan_info,
                 expire_at_s: 0,
                 renewal: Renewal::Token,
-                delta: false,
+                shape: Shape::Whole,
                 filters,
             });
             cx.effects.push(Effect::InfoChanged { channel: Some(channel) });
@@ -479,7 +479,7 @@ impl Session {
         if known != grant.info.as_ref() {
             cx.effects.push(Effect::InfoChanged { channel: Some(sub.channel()) });
         }
-        let delta = self.gets_deltas(sub.channel());
+        let shape = self.shape(sub.channel());
         let known = self.filters(sub.channel()).cloned();
         if sub.is(Sub::SERVER_SIDE) && grant.filter != known.as_ref().and_then(|known| known.imposed.clone())
         {
@@ -498,7 +498,7 @@ impl Session {
             chan_info: grant.info,
             expire_at_s,
             renewal: Renewal::Token,
-            delta,
+            shape,
             filters: known,
         });
         cx.effects.push(Effect::ExpiryChanged);

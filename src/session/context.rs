@@ -10,6 +10,7 @@ use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::{PayloadForm, Since, Visibility};
 use crate::base::rewind::Rewind;
+use crate::base::shape::Shapes;
 use crate::hub::cursors::AckCall;
 use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::proto::wire::Carrier;
@@ -43,8 +44,8 @@ pub struct Rights {
     pub gets_newest: bool,
     /// A new subscriber gets what was published last.
     pub rewind: Option<Rewind>,
-    /// Subscribers may ask for deltas.
-    pub delta: bool,
+    /// What subscribers may ask to get of publications.
+    pub shapes: Shapes,
     /// Subscribers may filter by tags.
     pub tags_filter: bool,
     /// A subscriber's own join and leave are told to others.

@@ -7,9 +7,6 @@ use crate::base::publication::Publication;
 use crate::proto::centrifuge::{Format, quoted};
 use crate::proto::fossil;
 
-/// The only format that is known.
-pub const FOSSIL: &str = "fossil";
-
 /// What changes from `base` to the publication, where that is shorter: made once for all.
 pub fn patch_of<'p>(publication: &'p Publication, base: &Bytes) -> Option<&'p Bytes> {
     let make = || fossil::patch(base, &publication.data).map(Bytes::from);

@@ -119,7 +119,7 @@ impl Session {
             rewound,
             expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
             data: answer.data,
-            delta: answer.flags & Sub::DELTA != 0,
+            shape: Sub::shape_of(answer.flags),
             cursors,
         };
         if !server_side {

@@ -266,9 +266,7 @@ pub(super) fn subscribe_to(
 ) {
     let rights = overridden(rights, &granted.grant.overrides);
     let mut flags = sub_flags(&rights, wish.positioned, wish.recoverable, wish.join_leave);
-    if wish.delta && rights.delta {
-        flags |= Sub::DELTA;
-    }
+    flags = Sub::with_shape(flags, rights.shapes.grant(wish.shape));
     cx.effects.push(Effect::Subscribe(SubscribeEffect {
         id: wish.id,
         channel: wish.channel,

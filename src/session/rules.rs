@@ -2,6 +2,7 @@
 
 use crate::base::pattern::Pattern;
 use crate::base::rewind::Rewind;
+use crate::base::shape::Shapes;
 use crate::hub::{ChannelOptions, Namespaces};
 use crate::session::permissions::Permissions;
 
@@ -64,6 +65,12 @@ impl Default for ChannelRules {
             sub_refresh_hook: None,
             publish_hook: None,
         }
+    }
+}
+
+impl ChannelRules {
+    pub fn shapes(&self) -> Shapes {
+        Shapes { delta: self.allow_delta }
     }
 }
 

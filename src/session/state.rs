@@ -9,6 +9,7 @@ use crate::base::fault::Unsubscribed;
 use crate::base::filter::Filters;
 use crate::base::ids::UserName;
 use crate::base::publication::ClientInfo;
+use crate::base::shape::Shape;
 use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{Lifetime, Push};
 use crate::proto::wire::Wire;
@@ -76,8 +77,8 @@ pub(super) struct SubExtra {
     pub(super) chan_info: Option<Bytes>,
     pub(super) expire_at_s: u64,
     pub(super) renewal: Renewal,
-    /// Publications go out as deltas.
-    pub(super) delta: bool,
+    /// What goes out of publications.
+    pub(super) shape: Shape,
     /// Publications are left out that these do not match.
     pub(super) filters: Option<Arc<Filters>>,
 }
@@ -184,9 +185,9 @@ impl Session {
         std::mem::take(&mut self.subs)
     }
 
-    /// Its publications of the channel go out as deltas.
-    pub fn gets_deltas(&self, channel: ChannelIndex) -> bool {
-        self.extra(channel).is_some_and(|extra| extra.delta)
+    /// What it gets of the channel's publications.
+    pub fn shape(&self, channel: ChannelIndex) -> Shape {
+        self.extra(channel).map_or(Shape::Whole, |extra| extra.shape)
     }
 
     /// What its subscription to the channel is filtered by.
@@ -202,19 +203,23 @@ impl Session {
     /// earlier ask which was given up: ids of commands do not, the server's own subscriptions have none.
     pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
         debug_assert!(self.sub(channel).is_none());
-        let (flags, delta) = (effect.flags & !Sub::INDEX, effect.flags & Sub::DELTA != 0);
+        let (flags, shape) = (effect.flags & !Sub::INDEX, Sub::shape_of(effect.flags));
         if self.subs.len() == self.subs.capacity() {
             // By a quarter: a client of twenty groups has them for long.
             self.subs.reserve_exact(1 + self.subs.len() / 4);
         }
         self.subs.push(Sub { channel: channel | flags | Sub::PENDING, place: number });
-        if effect.chan_info.is_some() || effect.expire_at_s != 0 || delta || effect.filters.is_some() {
+        if effect.chan_info.is_some()
+            || effect.expire_at_s != 0
+            || shape != Shape::Whole
+            || effect.filters.is_some()
+        {
             self.extras_mut().subs.push(SubExtra {
                 channel,
                 chan_info: effect.chan_info.clone(),
                 expire_at_s: effect.expire_at_s,
                 renewal: effect.renewal,
-                delta,
+                shape,
                 filters: effect.filters.clone(),
             });
         }

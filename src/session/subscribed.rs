@@ -3,6 +3,7 @@
 use crate::base::bytes::Bytes;
 use crate::base::ids::{Offset, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications};
+use crate::base::shape::Shape;
 use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{
     ClientInfoRef, Lifetime, PublicationRef, Push, SubscribePush, SubscribeResult,
@@ -23,8 +24,8 @@ pub(super) struct Subscribed {
     /// As the client gets it.
     pub(super) expire_at_s: u64,
     pub(super) data: Option<Bytes>,
-    /// Publications go out as deltas.
-    pub(super) delta: bool,
+    /// What goes out of publications.
+    pub(super) shape: Shape,
     /// JSON: where its user stands, for `data` of the reply that it goes out with.
     pub(super) cursors: Option<Bytes>,
 }
@@ -50,7 +51,7 @@ impl Subscribed {
 
     pub(super) fn with_result(&self, unix_s: u64, format: Format, then: impl FnOnce(SubscribeResult<'_>)) {
         let views = self.views();
-        let Some((_, Some(publications))) = self.recovery.as_ref().filter(|_| self.delta) else {
+        let Some((_, Some(publications))) = self.recovery.as_ref().filter(|_| self.shape.is_chained()) else {
             return then(self.result(&views, unix_s));
         };
         // Each is what changes in the one before; the first is whole.
@@ -62,7 +63,7 @@ impl Subscribed {
         let views: Vec<_> = views
             .into_iter()
             .zip(&payloads)
-            .map(|(view, (data, delta))| PublicationRef { data, delta: *delta, ..view })
+            .map(|(view, (data, patched))| PublicationRef { data, patched: *patched, ..view })
             .collect();
         then(self.result(&views, unix_s));
     }
@@ -87,7 +88,7 @@ impl Subscribed {
             positioned,
             data: self.data.as_deref(),
             was_recovering: self.recovery.is_some() && !self.rewound,
-            delta: self.delta,
+            shape: self.shape,
         }
     }
 
@@ -117,7 +118,7 @@ pub fn view(publication: &Publication) -> PublicationRef<'_> {
         offset: publication.offset(),
         info: publication.info.as_ref().map(info_view),
         tags: &publication.tags,
-        delta: false,
+        patched: false,
         time_ms: 0,
     }
 }

@@ -1,5 +1,7 @@
 //! A subscription as a session keeps it.
 
+use crate::base::shape::Shape;
+
 /// A channel as the shard numbers it; below 2^24.
 pub type ChannelIndex = u32;
 
@@ -24,9 +26,18 @@ impl Sub {
     pub const LISTED: u32 = 64 << 24;
     /// Its join and its leave are told to others.
     pub const ANNOUNCED: u32 = 128 << 24;
-    /// Publications as deltas. Of what is asked of the owner alone: of a subscription the session knows it otherwise.
-    pub const DELTA: u32 = 1;
+    /// The number of a [`Shape`]. Of what is asked of the owner alone: of a subscription the session knows it otherwise.
+    const SHAPE: u32 = (1 << Shape::BITS) - 1;
     pub(super) const INDEX: u32 = (1 << 24) - 1;
+
+    /// Flags of what is asked of the owner, with the shape in which publications are to go out.
+    pub fn with_shape(flags: u32, shape: Shape) -> u32 {
+        flags & !Sub::SHAPE | u32::from(shape.number())
+    }
+
+    pub fn shape_of(flags: u32) -> Shape {
+        Shape::of_number((flags & Sub::SHAPE) as u8)
+    }
 
     pub fn channel(self) -> ChannelIndex {
         self.channel & Sub::INDEX

@@ -6,6 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::filter::Filter;
 use crate::base::ids::ChannelName;
 use crate::base::publication::Since;
+use crate::base::shape::Shape;
 use crate::base::time::Time;
 use crate::session::context::SubscribeEffect;
 use crate::session::hook_call::{Matter, Waiting};
@@ -99,8 +100,8 @@ pub(super) struct Wish {
     /// Where it was, if it asks to recover.
     pub since: Option<Since>,
     pub reject_unrecovered: bool,
-    /// Publications as deltas.
-    pub delta: bool,
+    /// What it wants of publications.
+    pub shape: Shape,
     /// By the tags of publications.
     pub filter: Option<Filter>,
 }

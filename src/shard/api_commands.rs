@@ -31,8 +31,8 @@ impl Core {
             ControlRequest::Connections(query, reply) => reply.send(Ok(self.connections_seen(&query))),
             ControlRequest::Closed(query, reply) => reply.send(Ok(self.ends_seen(&query))),
             ControlRequest::Busiest(reply) => reply.send(Ok(self.busiest_seen())),
-            ControlRequest::Tap(tap, reply) => {
-                self.add_tap(tap);
+            ControlRequest::Observe(observer, reply) => {
+                self.add_observer(observer);
                 reply.send(Ok(()));
             }
             ControlRequest::Subscribe(ask, reply) => {

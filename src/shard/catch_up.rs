@@ -185,7 +185,7 @@ impl Core {
                     slot,
                     connection,
                     channel,
-                    class.delta,
+                    class.shape,
                     item,
                     &mut self.links.compression.deflater,
                 );

@@ -6,8 +6,8 @@
 //! lost with its HTTP request and nothing else.
 
 pub mod cursors;
+pub mod observer;
 pub mod seen;
-pub mod tap;
 pub mod trace;
 
 use std::fmt;
@@ -35,10 +35,10 @@ use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
 use crate::session::token::Overrides;
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelCall};
 use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery, UnreadOutcome};
+use crate::shard::control_request::observer::Observer;
 use crate::shard::control_request::seen::{
     Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionsPage, ConnectionsQuery, StageTimes,
 };
-use crate::shard::control_request::tap::Tap;
 use crate::shard::control_request::trace::{TracedConnect, TracedStage};
 use crate::shard::handover::order::Order;
 use crate::shard::options::ShardOptions;
@@ -219,8 +219,8 @@ pub struct ShardStats {
     pub subscriptions: u64,
     /// What its connections make the node keep for them, the kernel's buffers estimated.
     pub client_buffers_bytes: u64,
-    /// TLS handshakes that are not finished.
-    pub handshakes: u64,
+    /// What is there now, of all shards together: name, help and value.
+    pub sums: Vec<(&'static str, &'static str, u64)>,
     /// The part of its time that it does not wait in, of the last tenths of a second.
     pub busy_percent: u32,
     /// What waits at each stage now: name, help and value.
@@ -286,8 +286,8 @@ pub enum ControlRequest {
     Connections(ConnectionsQuery, Reply<ConnectionsPage>),
     Closed(ClosedQuery, Reply<ClosedPage>),
     Busiest(Reply<Busiest>),
-    /// Shows what somebody or a channel does, until nobody reads it.
-    Tap(Tap, Reply<()>),
+    /// Somebody is shown what a peer or a channel does, until nobody takes it any more.
+    Observe(Observer, Reply<()>),
     Subscribe(SubscribeUser, Reply<()>),
     Unsubscribe(UnsubscribeUser, Reply<()>),
     Disconnect(DisconnectUser, Reply<()>),

@@ -447,7 +447,7 @@ impl Core {
     }
 
     pub fn account(&mut self, stale: u64) {
-        self.forget_taps();
+        self.forget_observers();
         let appended = &mut self.owned.channels.appended;
         for publication in appended.drain(..) {
             let accepted = publication.encoded.accepted();
@@ -526,7 +526,7 @@ impl Core {
             channels: self.owned.channels.owned.counts().channels as u64,
             subscriptions: self.delivery.followed.subscriptions(),
             client_buffers_bytes: self.links.debtors.values().sum(),
-            handshakes: self.links.handshakes.unfinished as u64,
+            sums: vec![self.handshakes_active()],
             busy_percent: self.env.load.percent(),
             gauges: vec![
                 // As the turn found it. That somebody looks is one of them.

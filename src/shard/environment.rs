@@ -10,7 +10,7 @@ use crate::base::prng::Prng;
 use crate::base::sketch::Sketch;
 use crate::base::time::Time;
 use crate::shard::control_request::ControlPlane;
-use crate::shard::control_request::tap::Tap;
+use crate::shard::control_request::observer::Observer;
 use crate::shard::load::Load;
 use crate::shard::options::ShardOptions;
 use crate::shard::stages::Stages;
@@ -33,7 +33,7 @@ pub(in crate::shard) struct Environment {
     pub busiest: BusiestNames,
     pub stages: Stages,
     /// Bound: those of the node, see `control/tap.rs`.
-    pub taps: Vec<Tap>,
+    pub observers: Vec<Observer>,
     /// When sockets were accepted whose clients are not connected, where connects are traced.
     /// Bound: one for each slot of a connection.
     pub accepted: HashMap<u32, Time>,
@@ -87,7 +87,7 @@ impl Environment {
             load,
             busiest: BusiestNames::new(now),
             stages: Stages::new(namespaces, traced),
-            taps: Vec::new(),
+            observers: Vec::new(),
             accepted: HashMap::new(),
             inbox_messages: 0,
             retaking: false,

@@ -14,7 +14,7 @@ use crate::hub::followed::{Active, Cursor, Item, LocalChannel, Seq};
 use crate::proto::websocket::deflate::Deflater;
 use crate::shard::audience::{class_of, is_filtered, item_is_kept_from};
 use crate::shard::core::Core;
-use crate::shard::framing::{encode_delta, encode_item};
+use crate::shard::framing::{encode_chained, encode_item};
 use crate::shard::outbox::{FrameId, Outbox};
 use crate::shard::unidirectional::append_item;
 
@@ -183,13 +183,13 @@ impl Core {
                 slot,
                 connection,
                 index,
-                class.delta,
+                class.shape,
                 item,
                 &mut self.links.compression.deflater,
             );
         }
         if !subscriber.has_cursor() {
-            if class.delta
+            if class.shape.is_chained()
                 && let Some(in_step) = in_step
             {
                 self.delivery.followed.set_in_step(index, place, in_step);
@@ -248,7 +248,7 @@ impl Batch {
     ) -> Option<FrameId> {
         let Active { start, end, .. } = self.active;
         *self.frames[class.index()].get_or_insert_with(|| {
-            let Class { encoding, join_leave, delta, filter, .. } = channel.classes().get(class)?;
+            let Class { encoding, join_leave, shape, filter, .. } = channel.classes().get(class)?;
             let passes = |&(at, item): &(usize, &Item)| match item.is_join_leave() {
                 true => join_leave,
                 false => filter.is_none_or(|filter| channel.classes().passed(filter, at)),
@@ -256,11 +256,11 @@ impl Batch {
             let items = || channel.stream().between(start, end).enumerate();
             let wanted = || items().filter(passes).map(|(_, item)| item);
             let first = wanted().next()?;
-            if delta {
+            if shape.is_chained() {
                 let mut base = channel.delivered(filter);
                 let mut whole = BytesMut::new();
                 for item in wanted() {
-                    whole.extend_from_slice(encode_delta(item, encoding, base, deflater));
+                    whole.extend_from_slice(encode_chained(item, encoding, base, deflater));
                     if let Item::Publication(publication) = item {
                         base = Some(&publication.data);
                     }

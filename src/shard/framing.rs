@@ -42,9 +42,9 @@ pub(in crate::shard) fn encode_item<'i>(
     )
 }
 
-/// The frame of an item for a subscriber of deltas that had `base`, or nothing that is known. A patch is cached for the base
+/// The frame of an item for a subscriber whose shape is chained and that had `base`, or nothing that is known. A patch is cached for the base
 /// that it was made of, which is the same for all.
-pub(in crate::shard) fn encode_delta<'i>(
+pub(in crate::shard) fn encode_chained<'i>(
     item: &'i Item,
     encoding: EncodingId,
     base: Option<&Bytes>,
@@ -55,11 +55,11 @@ pub(in crate::shard) fn encode_delta<'i>(
     };
     let base = base.filter(|base| patch_of(publication, base).is_some());
     let frame = || {
-        let (data, delta) = payload_of(publication, base, wire.format);
-        let publication_ref = PublicationRef { data: &data, delta, ..view(publication) };
+        let (data, patched) = payload_of(publication, base, wire.format);
+        let publication_ref = PublicationRef { data: &data, patched, ..view(publication) };
         wire.push(&publication.channel, &Push::Publication(publication_ref))
     };
-    encoded(item.encoded(), Encoding::delta(encoding, base.is_some()), frame, deflater)
+    encoded(item.encoded(), Encoding::chained(encoding, base.is_some()), frame, deflater)
 }
 
 /// The frame in an encoding; `frame` makes the one without compression. Compressed once for all shards, by the first that

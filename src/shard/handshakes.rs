@@ -75,6 +75,12 @@ impl Core {
         self.settle(slot);
     }
 
+    /// Those under way, as a metric.
+    pub fn handshakes_active(&self) -> (&'static str, &'static str, u64) {
+        const HELP: &str = "TLS handshakes under way, failed ones until their connection is closed";
+        ("tls_handshakes_active", HELP, self.links.handshakes.unfinished as u64)
+    }
+
     /// A connection whose layer is not ready yet.
     pub fn in_handshake(&self, slot: u32) -> bool {
         self.links.connections.get(slot).is_some_and(|connection| connection.link.is_layered())

@@ -7,8 +7,8 @@ use crate::base::ids::{ConnId, UserName};
 use crate::proto::http1::RequestHead;
 use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookCall, Matter, Waiting};
 use crate::shard::control_request::BackendReply;
+use crate::shard::control_request::observer::Happened;
 use crate::shard::control_request::seen::EndedBy;
-use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HookAnswered, ShardMessage};
 use crate::shard::timers;
@@ -57,7 +57,7 @@ impl Core {
             certificate: self.links.layers.certificate(slot),
             address,
         };
-        self.tap(slot, || TapWhat::HookCall { kind: kind_of(&matter), trace: self.trace_of(slot) });
+        self.show(slot, || Happened::HookCall { kind: kind_of(&matter), trace: self.trace_of(slot) });
         let (number, waiting) = self.put_question(conn, caller, matter);
         let until = self.env.now + self.env.options.question_patience;
         let Some(session) = self.links.connections.session(slot) else {
@@ -117,7 +117,7 @@ impl Core {
             Err(Denied::Unavailable { .. }) => Some(false),
             Err(_) => Some(true),
         };
-        if self.is_tapped()
+        if self.is_observed()
             && let Some(slot) = self.live(conn)
         {
             let outcome = match denied {
@@ -125,7 +125,7 @@ impl Core {
                 Some(true) => "denied",
                 Some(false) => "unavailable",
             };
-            self.tap(slot, || TapWhat::HookAnswer { outcome });
+            self.show(slot, || Happened::HookAnswer { outcome });
         }
         let wanted = match self.live(conn) {
             Some(slot) => self.answer_asker(slot, number, outcome),
@@ -194,7 +194,7 @@ impl Core {
     }
 }
 
-/// As taps name it.
+/// As observers are told it.
 fn kind_of(matter: &Matter) -> &'static str {
     match matter {
         Matter::Connect { .. } => "connect",

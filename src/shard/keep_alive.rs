@@ -35,7 +35,7 @@ impl Core {
             self.join_user(slot, user, false);
         }
         self.tell_connected(slot);
-        self.tap_connected(slot);
+        self.show_connected(slot);
         self.trace_connected(slot);
         self.set_peer_timer(slot);
     }
@@ -77,7 +77,7 @@ impl Core {
         if interval.is_zero() || due > now {
             return true;
         }
-        if let Some(ticks) = self.handover.ping_delay(slot, due, interval) {
+        if let Some(ticks) = self.links.late_pings.delay(slot, due, interval) {
             link.ping_due = ShortTick::new(now.saturating_add(ticks), now);
             return true;
         }

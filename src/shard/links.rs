@@ -17,6 +17,7 @@ use crate::shard::layers::{Handshakes, Layers};
 use crate::shard::options::SeeingOptions;
 use crate::shard::outbox::Outbox;
 use crate::shard::packing::Packer;
+use crate::shard::pings::LatePings;
 use crate::shard::seen::SeenTable;
 use crate::shard::timers::Wheel;
 
@@ -39,6 +40,7 @@ pub(in crate::shard) enum Action {
 pub(in crate::shard) struct Links {
     pub connections: Slots<Connection>,
     pub wheel: Wheel,
+    pub late_pings: LatePings,
     /// Which listener each connection came by, by slot: only where there are several.
     pub came_by: Vec<ListenerId>,
     /// Parts of PROXY headers.
@@ -84,6 +86,7 @@ impl Links {
         Links {
             connections: Slots::default(),
             wheel: Wheel::new(now),
+            late_pings: LatePings::default(),
             came_by: Vec::new(),
             proxied: PartialHeaders::new(),
             addresses: Addresses::default(),

@@ -5,11 +5,11 @@ use std::collections::BinaryHeap;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ChannelName, UserName};
 use crate::session::tunnel::Tunnel;
+use crate::shard::control_request::observer::Happened;
 use crate::shard::control_request::seen::{
     Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionSeen, ConnectionsPage, ConnectionsQuery, End,
     kept,
 };
-use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
 use crate::shard::peer::Peer;
 
@@ -31,18 +31,18 @@ impl Core {
     }
 
     /// A peer is in.
-    pub fn tap_connected(&self, slot: u32) {
+    pub fn show_connected(&self, slot: u32) {
         let transport = || {
             self.links.connections.get(slot).map_or("unknown", |connection| transport_of(&connection.peer))
         };
-        self.tap(slot, || TapWhat::Connected { transport: transport(), trace: self.trace_of(slot) });
+        self.show(slot, || Happened::Connected { transport: transport(), trace: self.trace_of(slot) });
     }
 
     // --- ends
 
     /// The peer of the connection is about to leave. `note`: why, where it is not the peer's own doing.
     pub fn keep_end(&mut self, slot: u32, note: Option<&Disconnect>) {
-        if self.links.ends.is_off() && !self.is_tapped() {
+        if self.links.ends.is_off() && !self.is_observed() {
             return;
         }
         let Some(connection) = self.links.connections.get(slot) else { return };
@@ -58,7 +58,7 @@ impl Core {
 
     /// The same of a connection of a tunnel, with what its client or its backend has said.
     pub fn keep_tunnels_end(&mut self, slot: u32, tunnel: &Tunnel, code: u16, reason: &str) {
-        if !self.links.ends.is_off() || self.is_tapped() {
+        if !self.links.ends.is_off() || self.is_observed() {
             let why = Disconnect { code, reason: reason.to_owned().into() };
             self.add_end(slot, tunnel.user.clone(), TUNNEL, Some(tunnel.place), &why);
         }
@@ -73,7 +73,7 @@ impl Core {
         why: &Disconnect,
     ) {
         let by = self.links.ends.take_blame(slot, why);
-        self.tap_of(slot, user.as_ref(), tunnel, || TapWhat::Ended {
+        self.show_of(slot, user.as_ref(), tunnel, || Happened::Ended {
             code: why.code,
             reason: why.reason.as_ref().into(),
             by: by.name(),

@@ -59,6 +59,7 @@ mod look;
 pub mod mailbox;
 mod mailer;
 mod messages;
+mod observe;
 pub mod options;
 mod outbox;
 mod owned;
@@ -87,7 +88,6 @@ mod stats;
 mod subscriber_pace;
 mod subscriptions;
 mod sync;
-mod tap;
 mod tell;
 mod timers;
 mod trace;
@@ -329,8 +329,8 @@ impl<D: Driver> Shard<D> {
             }
         });
         core.owned.events.sent(|count| core.links.outbox.each_size(count));
-        if core.is_tapped() {
-            core.tap_writes();
+        if core.is_observed() {
+            core.show_writes();
         }
         self.driver.flush(&mut self.failures);
         for failure in self.failures.drain(..) {

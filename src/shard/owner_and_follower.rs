@@ -60,8 +60,8 @@ impl Core {
             let message = FromOwner::Answer(Box::new(answer));
             return self.messages.mailer.post_to_peer(*conn, ShardMessage::FromOwner(message));
         }
-        if self.is_tapped() {
-            self.tap_owner_request(&request);
+        if self.is_observed() {
+            self.show_owner_request(&request);
         }
         if let OwnerRequest::Publish { ask, .. } = &request {
             self.env.stages.reached(Stage::Accepted, &ask.channel, ask.accepted, self.env.now);
@@ -87,7 +87,7 @@ impl Core {
         let ask = match ask {
             ControlRequest::Publish(ask, reply) => match self.check_room() {
                 Ok(()) => {
-                    self.tap_publication(&ask);
+                    self.show_publication(&ask);
                     self.env.stages.reached(Stage::Accepted, &ask.channel, ask.accepted, self.env.now);
                     self.env.busiest.channels.count(&ask.channel, &mut self.env.prng);
                     ControlRequest::Publish(ask, reply)

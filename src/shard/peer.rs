@@ -374,8 +374,8 @@ impl Peer {
         let encoding = self.encoding(deflates)?;
         match &mut self.kind {
             Kind::Client(session) => {
-                let delta = session.gets_deltas(channel);
-                Some(Class { join_leave, delta, ..Class::shared(encoding) })
+                let shape = session.shape(channel);
+                Some(Class { join_leave, shape, ..Class::shared(encoding) })
             }
             Kind::Unidirectional(uni) => {
                 let channels = match uni.asking() {

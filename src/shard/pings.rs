@@ -47,6 +47,30 @@ pub enum Verdict {
     },
 }
 
+/// Pings that were due while nobody served go out within this time, or a quarter of their interval: all at once they would hold
+/// up for a second what is published to a million connections.
+const LATE_PINGS_OVER: Duration = Duration::from_secs(3);
+
+/// Pings that were due before this process served its connections, if others had them before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LatePings(Option<TimerTick>);
+
+impl LatePings {
+    pub fn before(served: TimerTick) -> LatePings {
+        LatePings(Some(served))
+    }
+
+    /// How many ticks later a ping goes out that was due before. Others are not late by that.
+    pub fn delay(self, slot: u32, due: TimerTick, interval: Duration) -> Option<u64> {
+        if self.0.is_none_or(|served| due >= served) {
+            return None;
+        }
+        let over = (LATE_PINGS_OVER.min(interval / 4).as_millis() as u64 / TICK_MS).max(1);
+        // Even, whichever slots they are: by the golden ratio.
+        Some(1 + ((u64::from(slot.wrapping_mul(0x9E37_79B1)) * over) >> 32))
+    }
+}
+
 impl Beat {
     pub fn judge(self, now: TimerTick, interval: Duration, pong_timeout: Duration) -> Verdict {
         let after = |time| ticks_after(now, time);
@@ -90,6 +114,24 @@ fn ticks_after(now: TimerTick, after: Duration) -> TimerTick {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pings_that_were_due_before_are_spread_and_others_are_not_late() {
+        let interval = Duration::from_secs(25);
+        assert_eq!(LatePings::default().delay(1, 5, interval), None, "nobody had them before");
+        let late_pings = LatePings::before(100);
+        assert_eq!(late_pings.delay(1, 100, interval), None);
+        let over = LATE_PINGS_OVER.as_millis() as u64 / TICK_MS;
+        let mut each = vec![0; over as usize];
+        for slot in 0..15_000 {
+            each[late_pings.delay(slot, 99, interval).unwrap() as usize - 1] += 1;
+        }
+        assert!(each.iter().all(|&count| (95..=105).contains(&count)), "{each:?}");
+        // A short interval has short delays, and one tick at least.
+        let most =
+            |interval| (0..1_000).filter_map(|slot| late_pings.delay(slot, 0, interval)).max().unwrap();
+        assert_eq!((most(Duration::from_secs(1)), most(Duration::from_millis(1))), (250 / TICK_MS, 1));
+    }
 
     const NOW: TimerTick = 1_000;
     const INTERVAL: Duration = Duration::from_millis(25 * TICK_MS);

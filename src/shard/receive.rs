@@ -7,13 +7,13 @@ use crate::base::fault::Disconnect;
 use crate::proto::websocket::deflate::Inflater;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::proto::wire::{Carrier, Wire};
-use crate::shard::control_request::tap::TapWhat;
+use crate::shard::control_request::observer::Happened;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
+use crate::shard::observe::copied;
 use crate::shard::pings::Liveness;
 use crate::shard::stats::Cause;
-use crate::shard::tap::copied;
 
 /// Bytes of messages from which on they are sent from the buffer that they were written to.
 const OWN_BUFFER_BYTES: usize = 16 * 1024;
@@ -127,7 +127,7 @@ impl Core {
         let echo = self.links.connections.get(slot).is_some_and(|connection| connection.peer.is_echo());
         let uni = self.is_uni(slot);
         let tunnel = self.links.connections.tunnel(slot).is_some();
-        if self.is_tapped()
+        if self.is_observed()
             && let Message::Text(_) | Message::Binary(_) = message
         {
             let bytes = match message {
@@ -135,7 +135,7 @@ impl Core {
                 Message::Binary(data) => data,
                 _ => &[],
             };
-            self.tap(slot, || TapWhat::In { bytes: bytes.len(), payload: copied(bytes) });
+            self.show(slot, || Happened::In { bytes: bytes.len(), payload: copied(bytes) });
         }
         match message {
             Message::Text(_) | Message::Binary(_) | Message::Pong(_) if tunnel => {

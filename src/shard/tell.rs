@@ -171,8 +171,8 @@ impl Core {
         self.tell_due(self.env.now);
     }
 
-    /// Another process goes on: what still waits for its time is told now, for that one knows nothing of it.
-    pub fn tell_before_handover(&mut self) {
+    /// What still waits for its time is told now: who goes on from here knows nothing of it.
+    pub fn tell_early(&mut self) {
         self.tell_due(Time::NEVER);
         self.tell_last_acked();
     }

@@ -35,7 +35,7 @@ impl SessionEnvironment for View<'_> {
             keeps_presence: options.presence,
             join_leave: options.join_leave,
             cursors: options.cursors,
-            delta: rules.allow_delta,
+            shapes: rules.shapes(),
             tags_filter: rules.allow_tags_filter,
             rewind: if options.is_value() { Some(Rewind::Count(u32::MAX)) } else { rules.rewind },
             gets_newest: rules.auto_cache_recover && options.recovery_mode == RecoveryMode::Cache,

@@ -29,7 +29,7 @@ impl Subscriber {
     const CLASS_SHIFT: u32 = SLOT_BITS;
     /// It has a cursor: it lags, or joined between an item's arrival and its delivery.
     pub(super) const CURSOR: u32 = 1 << 30;
-    /// Its class has frames of their own, or it has deltas and did not have the publication before: repeated here, so that
+    /// Its class has frames of their own, or its shape is chained and it did not have the publication before: repeated here, so that
     /// delivery need not look the class up.
     const OWN_FRAMES: u32 = 1 << 31;
 

@@ -206,7 +206,7 @@ impl FollowedChannels {
             }
             return;
         }
-        if classes.has_delta() {
+        if classes.has_chained() {
             classes.end_batch(stream.between(active.start, active.end));
         }
         on_way.active = None;

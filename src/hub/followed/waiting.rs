@@ -66,6 +66,7 @@ mod tests {
     use crate::base::ids::{EncodingId, Epoch, Position};
     use crate::base::prng::Prng;
     use crate::base::publication::KEY_TAG;
+    use crate::base::shape::Shape;
     use crate::base::time::Time;
     use crate::hub::class::Class;
     use crate::hub::followed::{Item, StreamLimits};
@@ -73,8 +74,13 @@ mod tests {
     use crate::hub::{ChannelKind, ChannelOptions, Deliver};
     use std::time::Duration;
 
-    const CLASS: Class =
-        Class { encoding: EncodingId(0), join_leave: false, own_frames: false, delta: false, filter: None };
+    const CLASS: Class = Class {
+        encoding: EncodingId(0),
+        join_leave: false,
+        own_frames: false,
+        shape: Shape::Whole,
+        filter: None,
+    };
     const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
     fn value(offset: u64, key: &str) -> Arc<Publication> {

@@ -86,10 +86,11 @@ pub enum Said {
 pub struct Running(Arc<AtomicBool>);
 
 impl Running {
-    /// `None` when one runs already.
-    pub fn start(&self) -> Option<Started> {
+    /// # Errors
+    /// One runs already.
+    pub fn start(&self) -> Result<Started, &'static str> {
         let started = self.0.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire);
-        started.is_ok().then(|| Started(self.clone()))
+        started.map(|_| Started(self.clone())).map_err(|_| "an upgrade is running already")
     }
 }
 
@@ -196,7 +197,7 @@ fn hear(
     if request.timeout().is_zero() || request.timeout() > TIMEOUT_MAX {
         return Err(format!("the timeout must be from 1 ms to {TIMEOUT_MAX:?}"));
     }
-    let started = running.start().ok_or("an upgrade is running already")?;
+    let started = running.start()?;
     let caller = caller.try_clone().map_err(|error| error.to_string())?;
     match take(Asked { request, caller: Some(caller), _started: started }) {
         true => Ok(()),
@@ -341,9 +342,9 @@ mod tests {
     fn one_upgrade_runs_at_a_time() {
         let running = Running::default();
         let first = running.start().unwrap();
-        assert!(running.start().is_none());
+        assert!(running.start().is_err());
         drop(first);
-        assert!(running.start().is_some());
+        assert!(running.start().is_ok());
     }
 
     #[test]
@@ -385,7 +386,7 @@ mod tests {
         asked.progress("one");
         asked.done("two");
         drop(asked);
-        assert!(running.start().is_some());
+        assert!(running.start().is_ok());
         let lines: Vec<Said> = BufReader::new(&caller)
             .lines()
             .take(2)

@@ -176,8 +176,8 @@ pub struct Subscribe<'a> {
     pub positioned: bool,
     pub recoverable: bool,
     pub join_leave: bool,
-    /// Name of the delta format asked for (`fossil`); empty for none.
-    pub delta: Cow<'a, str>,
+    /// Name of the shape in which publications are wanted (`fossil`: as deltas); empty: whole.
+    pub shape: Cow<'a, str>,
     /// Bits: 1 is set by every current SDK; 2 asks to refuse (112) what cannot be recovered.
     pub flag: i64,
     /// By the tags of publications. One that is no filter is refused, and the frame is sound.

@@ -5,6 +5,7 @@
 
 use crate::base::fault::{ErrorCode, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
+use crate::base::shape::Shape;
 
 /// What is answered to a command.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +107,8 @@ pub struct SubscribeResult<'a> {
     /// Raw.
     pub data: Option<&'a [u8]>,
     pub was_recovering: bool,
-    pub delta: bool,
+    /// In which publications come.
+    pub shape: Shape,
 }
 
 /// A server-side subscription that has begun.
@@ -148,14 +150,14 @@ pub struct ClientInfoRef<'a> {
 /// One publication. Its channel is said by what it stands in.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PublicationRef<'a> {
-    /// Raw; with a negotiated delta a JSON string.
+    /// Raw; in a shape that is chained a JSON string.
     pub data: &'a [u8],
     /// Zero in a channel without history.
     pub offset: Offset,
     pub info: Option<ClientInfoRef<'a>>,
     pub tags: &'a [(String, String)],
     /// `data` is a patch of the publication before.
-    pub delta: bool,
+    pub patched: bool,
     /// Wall clock, milliseconds since 1970; 0 leaves it out.
     pub time_ms: u64,
 }

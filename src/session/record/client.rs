@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::ids::ChannelName;
 use crate::base::publication::{Publication, Publications};
+use crate::base::shape::Shape;
 use crate::base::time::Time;
 use crate::proto::wire::Wire;
 use crate::record::{
@@ -196,7 +197,7 @@ impl Subscribed {
             expire_at_s: record.expire_at_s,
             data: record.data.clone(),
             // The server's own subscriptions have none.
-            delta: false,
+            shape: Shape::Whole,
             cursors: record.cursors.clone(),
         };
         Ok((channel, subscribed))

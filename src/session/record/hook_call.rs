@@ -2,6 +2,7 @@
 
 use crate::base::ids::ChannelName;
 use crate::base::publication::PayloadForm;
+use crate::base::shape::Shape;
 use crate::base::time::Time;
 use crate::record::{
     CallRecord, ConnectCall, ConnectPurpose, HookCallRecord, Moment, PublishCall, PublishPurpose,
@@ -82,7 +83,7 @@ impl AwaitedCall {
                     since: wanted.recover.as_ref().map(SinceRecord::since),
                     reject_unrecovered: wanted.reject_unrecovered,
                     // Asked for again: the client hears that it gets none.
-                    delta: false,
+                    shape: Shape::Whole,
                     filter: wanted.filter.as_deref().map(filter_from_record).transpose()?,
                 },
                 revoked: wanted.revoked,

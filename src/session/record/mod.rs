@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::filter::{Filter, Filters};
 use crate::base::ids::ChannelName;
+use crate::base::shape::Shape;
 use crate::record::{FiltersRecord, IdentityRecord, RecordFault, RenewalRecord, SubRecord, TermsRecord};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::state::SubExtra;
@@ -29,8 +30,9 @@ pub type PlaceOf<'a> = &'a mut dyn FnMut(&SubRecord) -> Result<(ChannelIndex, u3
 /// Where the flags of a [`Sub`] begin.
 const FLAGS_SHIFT: u32 = 24;
 
-/// In a record's flags: publications go out as deltas. The bit is that of a pending join, which a record says otherwise.
-const DELTA: u8 = (Sub::PENDING >> FLAGS_SHIFT) as u8;
+/// In a record's flags: the number of a [`Shape`]. The bit is that of a pending join, which a record says otherwise.
+const SHAPE: u8 = (Sub::PENDING >> FLAGS_SHIFT) as u8;
+const _: () = assert!(Shape::BITS == SHAPE.count_ones());
 
 fn flags_to_record(flags: u32) -> u8 {
     (flags >> FLAGS_SHIFT) as u8
@@ -55,7 +57,7 @@ fn sub_to_record(sub: Sub, terms: Option<&SubExtra>, name_of: NameOf<'_>) -> Sub
     SubRecord {
         channel: name_of(sub.channel()),
         flags: flags_to_record(sub.flags() & !Sub::PENDING)
-            | if terms.is_some_and(|extra| extra.delta) { DELTA } else { 0 },
+            | terms.map_or(0, |extra| extra.shape.number()) << SHAPE.trailing_zeros(),
         pending: sub.is(Sub::PENDING).then_some(sub.place),
         terms: terms.map(|extra| TermsRecord {
             chan_info: extra.chan_info.clone(),
@@ -73,8 +75,8 @@ fn subs_from_record(
 ) -> Result<Vec<(Sub, Option<SubExtra>)>, RecordFault> {
     let mut subs: Vec<(Sub, Option<SubExtra>)> = Vec::new();
     for record in records {
-        let delta = record.flags & DELTA != 0;
-        let flags = flags_from_record(record.flags & !DELTA)?;
+        let shape = Shape::of_number((record.flags & SHAPE) >> SHAPE.trailing_zeros());
+        let flags = flags_from_record(record.flags & !SHAPE)?;
         let (channel, place) = place_of(record)?;
         if channel & !Sub::INDEX != 0 || subs.iter().any(|(known, _)| known.channel() == channel) {
             return Err(RecordFault::Impossible("two subscriptions to one channel"));
@@ -90,11 +92,11 @@ fn subs_from_record(
             chan_info: terms.chan_info.clone(),
             expire_at_s: terms.expire_at_s,
             renewal: Renewal::from_record(&terms.renewal),
-            delta,
+            shape,
             filters,
         });
-        if delta && terms.is_none() {
-            return Err(RecordFault::Impossible("deltas without terms"));
+        if shape != Shape::Whole && terms.is_none() {
+            return Err(RecordFault::Impossible("a shape without terms"));
         }
         subs.push((sub, terms));
     }

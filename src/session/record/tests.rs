@@ -148,7 +148,7 @@ fn what_no_client_is_is_refused() {
     );
     assert_eq!(
         fault(&|record| record.subs = vec![SubRecord { flags: 16, ..sub.clone() }]),
-        Some(RecordFault::Impossible("deltas without terms"))
+        Some(RecordFault::Impossible("a shape without terms"))
     );
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::base::budget::{Budget, Held};
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::publication::Visibility;
+use crate::base::shape::Shape;
 use crate::proto::encoding::Encoding;
 use crate::record::{
     AskedChannelRecord, AskingRecord, ModeRecord, RecordFault, ReplyRecord, SinceRecord,
@@ -43,7 +44,7 @@ impl Unidirectional {
                         chan_info: None,
                         expire_at_s: 0,
                         renewal: Renewal::Token,
-                        delta: false,
+                        shape: Shape::Whole,
                         filters: Some(Arc::clone(filters)),
                     });
                     sub_to_record(*sub, terms.as_ref(), name_of)

@@ -16,6 +16,7 @@ use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::owner::OwnerRequest;
+use crate::shard::pings::LatePings;
 use crate::shard::timers::tick_of;
 
 /// Connections that go on in one tick, ...
@@ -58,7 +59,7 @@ impl<D: Driver> Shard<D> {
         let Some(Stage::Adopting(adopting)) = self.core.handover.stage.take().map(|stage| *stage) else {
             return;
         };
-        self.core.handover.resumed = Some(tick_of(self.core.env.now));
+        self.core.links.late_pings = LatePings::before(tick_of(self.core.env.now));
         let Adopting { leavers, kept, sockets, anonymous, unreading, .. } = adopting;
         self.core.count_anonymous(anonymous);
         // Their peers stayed behind, or came with another descriptor.

@@ -1,14 +1,12 @@
 //! Where a shard stands in an upgrade. Imports no method of `Core`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::time::Duration;
 
 use crate::base::ids::{ChannelName, ConnId, Sock, UserName};
 use crate::base::time::Time;
 use crate::shard::handover::agreement::{Agreement, Mark};
 use crate::shard::handover::order::{Counts, Order, Outlet, Said};
 use crate::shard::mailbox::ShardMessage;
-use crate::shard::timers::{TICK_MS, TimerTick};
 
 /// Nothing, in an ordinary life.
 #[derive(Default)]
@@ -28,13 +26,7 @@ pub(in crate::shard) struct Handover {
     pub settling: Option<Box<Settling>>,
     /// In the old process: another one serves.
     pub is_over: bool,
-    /// When this process, the new one, began to serve.
-    pub resumed: Option<TimerTick>,
 }
-
-/// Pings that were due while nobody served go out within this time, or a quarter of their interval: all at once they would hold
-/// up for a second what is published to a million connections.
-const LATE_PINGS_OVER: Duration = Duration::from_secs(3);
 
 /// Those that came from another process and have not gone on yet: they are written to, and not read from.
 pub(in crate::shard) struct Settling {
@@ -188,16 +180,6 @@ impl Handover {
         }
     }
 
-    /// How many ticks later a ping goes out that was due before this process served. Others are not late by that.
-    pub fn ping_delay(&self, slot: u32, due: TimerTick, interval: Duration) -> Option<u64> {
-        if self.resumed.is_none_or(|resumed| due >= resumed) {
-            return None;
-        }
-        let over = (LATE_PINGS_OVER.min(interval / 4).as_millis() as u64 / TICK_MS).max(1);
-        // Even, whichever slots they are: by the golden ratio.
-        Some(1 + ((u64::from(slot.wrapping_mul(0x9E37_79B1)) * over) >> 32))
-    }
-
     pub fn frozen(&mut self) -> Option<&mut Frozen> {
         match self.stage.as_deref_mut() {
             Some(Stage::Frozen(frozen)) => Some(frozen),
@@ -235,25 +217,6 @@ mod tests {
         }
         assert_eq!(sockets.take(numbered(9).0), None);
         assert_eq!(sockets.rest().collect::<Vec<_>>(), [numbered(0).1, numbered(3).1]);
-    }
-
-    #[test]
-    fn pings_that_were_due_before_are_spread_and_others_are_not_late() {
-        let interval = Duration::from_secs(25);
-        let mut handover = Handover::default();
-        assert_eq!(handover.ping_delay(1, 5, interval), None, "no upgrade");
-        handover.resumed = Some(100);
-        assert_eq!(handover.ping_delay(1, 100, interval), None);
-        let over = LATE_PINGS_OVER.as_millis() as u64 / TICK_MS;
-        let mut each = vec![0; over as usize];
-        for slot in 0..15_000 {
-            each[handover.ping_delay(slot, 99, interval).unwrap() as usize - 1] += 1;
-        }
-        assert!(each.iter().all(|&count| (95..=105).contains(&count)), "{each:?}");
-        // A short interval has short delays, and one tick at least.
-        let most =
-            |interval| (0..1_000).filter_map(|slot| handover.ping_delay(slot, 0, interval)).max().unwrap();
-        assert_eq!((most(Duration::from_secs(1)), most(Duration::from_millis(1))), (250 / TICK_MS, 1));
     }
 
     #[test]

@@ -381,7 +381,7 @@ impl Core {
     }
 
     fn freeze(&mut self) {
-        self.tell_before_handover();
+        self.tell_early();
         let Some(Stage::Quieting(quieting)) = self.handover.stage.take().map(|stage| *stage) else { return };
         let Quieting { outlet, kept, .. } = quieting;
         self.handover.stage = Some(Box::new(Stage::Frozen(Frozen {

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Position};
 use crate::base::publication::Publication;
+use crate::base::shape::Shape;
 use crate::hub::followed::{ChannelIndex, FollowedChannels, Item};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
@@ -13,11 +14,11 @@ use crate::proto::unidirectional::position::write_position;
 use crate::proto::websocket::deflate::Deflater;
 use crate::shard::connections::Connection;
 use crate::shard::core::Core;
-use crate::shard::framing::{encode_delta, encode_item};
+use crate::shard::framing::{encode_chained, encode_item};
 use crate::shard::outbox::Outbox;
 
-/// Puts the frame of one item in line for a connection, as its peer must have it; gives the frame's bytes. `delta`: it gets
-/// deltas, and this one as a whole.
+/// Puts the frame of one item in line for a connection, as its peer must have it; gives the frame's bytes. In a
+/// shape that is chained, this one is whole.
 #[allow(clippy::too_many_arguments, reason = "parts of the shard that are borrowed apart")]
 pub fn append_item(
     outbox: &mut Outbox,
@@ -25,13 +26,13 @@ pub fn append_item(
     slot: u32,
     connection: &mut Connection,
     channel: ChannelIndex,
-    delta: bool,
+    shape: Shape,
     item: &Item,
     deflater: &mut Deflater,
 ) -> usize {
     let Some(encoding) = connection.encoding() else { return 0 };
-    let shared = match delta {
-        true => encode_delta(item, encoding, None, deflater),
+    let shared = match shape.is_chained() {
+        true => encode_chained(item, encoding, None, deflater),
         false => encode_item(item, encoding, deflater),
     };
     if let Some(uni) = connection.peer.uni()
@@ -55,11 +56,11 @@ impl Core {
     pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(encoding) = connection.encoding() else { return };
-        let delta = self.place_of(slot, channel).is_some_and(|(class, _)| class.delta);
+        let shape = self.place_of(slot, channel).map_or(Shape::Whole, |(class, _)| class.shape);
         let Some(connection) = self.links.connections.get(slot) else { return };
         let deflater = &mut self.links.compression.deflater;
-        let shared = match delta {
-            true => encode_delta(&item, encoding, None, deflater).clone(),
+        let shared = match shape.is_chained() {
+            true => encode_chained(&item, encoding, None, deflater).clone(),
             false => encode_item(&item, encoding, deflater).clone(),
         };
         match (connection.peer.uni(), &item) {

@@ -157,7 +157,7 @@ fn subscribe<'a>(scanner: &mut Scanner<'a>, sub: &mut Subscribe<'a>) -> Result<(
         "positioned" => seen.once(6).and_then(|()| scanner.boolean(&mut sub.positioned)),
         "recoverable" => seen.once(7).and_then(|()| scanner.boolean(&mut sub.recoverable)),
         "join_leave" => seen.once(8).and_then(|()| scanner.boolean(&mut sub.join_leave)),
-        "delta" => seen.once(9).and_then(|()| scanner.text(&mut sub.delta)),
+        "delta" => seen.once(9).and_then(|()| scanner.text(&mut sub.shape)),
         "flag" => seen.once(10).and_then(|()| scanner.signed(&mut sub.flag)),
         "type" => seen.once(11).and_then(|()| scanner.signed(&mut sub.kind)),
         "tf" => {

@@ -79,7 +79,7 @@ fn subscribe() {
         positioned: true,
         recoverable: true,
         join_leave: true,
-        delta: "fossil".into(),
+        shape: "fossil".into(),
         flag: 1,
         filter: None,
         kind: 0,

@@ -96,7 +96,7 @@ fn write_publication(out: &mut Vec<u8>, publication: &PublicationRef<'_>) {
         }
         tags.end();
     }
-    fields.flag(r#""delta":"#, publication.delta);
+    fields.flag(r#""delta":"#, publication.patched);
     fields.number(r#""time":"#, publication.time_ms);
     fields.end();
 }
@@ -178,7 +178,7 @@ fn write_subscribe_result(out: &mut Vec<u8>, result: &SubscribeResult<'_>) {
     fields.flag(r#""positioned":"#, result.positioned);
     fields.raw(r#""data":"#, result.data);
     fields.flag(r#""was_recovering":"#, result.was_recovering);
-    fields.flag(r#""delta":"#, result.delta);
+    fields.flag(r#""delta":"#, result.shape.is_chained());
     fields.end();
 }
 

@@ -3,6 +3,7 @@
 use super::encode::*;
 use crate::base::fault::{ErrorCode, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
+use crate::base::shape::Shape;
 use crate::proto::centrifuge::reply::*;
 use crate::proto::centrifuge::{Batch, Format};
 
@@ -89,7 +90,7 @@ fn subscribe() {
         positioned: true,
         data: Some(b"[]"),
         was_recovering: true,
-        delta: true,
+        shape: Shape::Delta,
     };
     assert_eq!(
         reply(2, &Reply::Subscribe(result)),
@@ -172,7 +173,7 @@ fn publication_push() {
         offset: Offset(u64::MAX),
         info: Some(info()),
         tags: &tags,
-        delta: true,
+        patched: true,
         time_ms: 1_700_000_000_000,
     };
     assert_eq!(
@@ -190,7 +191,7 @@ fn publication_push() {
 fn a_publication_push_grows_its_buffer_once() {
     let data = vec![b'1'; 5000];
     let (offset, time_ms) = (Offset(u64::MAX), u64::MAX);
-    let publication = PublicationRef { data: &data, offset, time_ms, delta: true, ..Default::default() };
+    let publication = PublicationRef { data: &data, offset, time_ms, patched: true, ..Default::default() };
     let mut out = Vec::new();
     encode_push(&mut out, "channel", &Push::Publication(publication));
     assert!(out.len() > data.len() && out.capacity() < data.len() + 200, "{}", out.capacity());

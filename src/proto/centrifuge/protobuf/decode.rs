@@ -166,7 +166,7 @@ fn subscribe(message: &[u8]) -> Decoded<Subscribe<'_>> {
             9 => sub.positioned = value.flag()?,
             10 => sub.recoverable = value.flag()?,
             11 => sub.join_leave = value.flag()?,
-            12 => sub.delta = value.text()?,
+            12 => sub.shape = value.text()?,
             13 => sub.filter = Some(Filter::of(&filter_node(value.bytes()?, 0)?).map(Box::new)),
             14 => sub.flag = value.signed()?,
             15 => sub.kind = value.signed()?,

@@ -99,7 +99,7 @@ fn write_publication(fields: &mut Fields<'_>, publication: &PublicationRef<'_>) 
             entry.text(2, value);
         });
     }
-    fields.flag(8, publication.delta);
+    fields.flag(8, publication.patched);
     fields.number(9, publication.time_ms);
 }
 
@@ -151,7 +151,7 @@ fn write_subscribe_result(fields: &mut Fields<'_>, result: &SubscribeResult<'_>)
     fields.flag(10, result.positioned);
     fields.raw(11, result.data);
     fields.flag(12, result.was_recovering);
-    fields.flag(13, result.delta);
+    fields.flag(13, result.shape.is_chained());
 }
 
 fn write_subscribe_push(fields: &mut Fields<'_>, subscribe: &SubscribePush<'_>) {

@@ -8,6 +8,7 @@ use crate::base::fault::{ErrorCode, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
 use crate::base::limits::COMMANDS_PER_FRAME_MAX;
 use crate::base::prng::Prng;
+use crate::base::shape::Shape;
 use crate::proto::centrifuge::command::{self, CommandFault};
 use crate::proto::centrifuge::reply::{
     ClientInfoRef, ConnectResult, HistoryResult, Lifetime, PublicationRef, Push, RefreshResult, Reply,
@@ -268,7 +269,7 @@ fn every_command_is_read_as_it_was_meant() {
     with_method(schema::Command { subscribe: Some(subscribe_request()), ..command.clone() }, |method| {
         let Method::Subscribe(sub) = method else { panic!("{method:?}") };
         assert_eq!(
-            (&*sub.channel, &*sub.token, &*sub.epoch, &*sub.delta),
+            (&*sub.channel, &*sub.token, &*sub.epoch, &*sub.shape),
             ("news é", "t", "0a1b2c3d", "fossil")
         );
         assert_eq!((sub.offset, sub.flag, sub.kind), (u64::MAX, -3, -1));
@@ -578,7 +579,7 @@ fn every_reply_is_read_as_it_was_meant() {
         positioned: true,
         data: Some(b"{}"),
         was_recovering: true,
-        delta: true,
+        shape: Shape::Delta,
     };
     let read_subscribed = schema::SubscribeResult {
         expires: true,
@@ -667,7 +668,7 @@ fn publications_of_every_length_are_read_as_they_were_meant() {
             offset: Offset(u64::MAX),
             info: Some(info()),
             tags: &tags,
-            delta: true,
+            patched: true,
             time_ms: 1_700_000_000_000,
         };
         let read = schema::Publication {

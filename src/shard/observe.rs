@@ -1,83 +1,83 @@
-//! Taps: what one peer or channel does is shown to somebody who debugs it. Without any, each place costs one comparison, and
+//! Observers are shown what one peer or channel does, as it happens. Without any, each place costs one comparison, and
 //! nothing is looked at for a delivery: what goes out is read from the tick's writes.
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, UserName};
 use crate::hub::requests::PublishRequest;
-use crate::shard::control_request::tap::{TAP_PAYLOAD_BYTES_MAX, Tap, TapEvent, TapSelector, TapWhat};
+use crate::shard::control_request::observer::{Happened, Happening, Observed, Observer, SHOWN_BYTES_MAX};
 use crate::shard::core::Core;
 use crate::shard::owner::OwnerRequest;
 
 /// Copied, unless it is longer than is shown.
 pub(in crate::shard) fn copied(bytes: &[u8]) -> Option<Bytes> {
-    (bytes.len() <= TAP_PAYLOAD_BYTES_MAX).then(|| Bytes::copy_from_slice(bytes))
+    (bytes.len() <= SHOWN_BYTES_MAX).then(|| Bytes::copy_from_slice(bytes))
 }
 
 impl Core {
-    pub fn add_tap(&mut self, tap: Tap) {
-        self.env.taps.retain(|tap| tap.sink.is_open());
-        self.env.taps.push(tap);
+    pub fn add_observer(&mut self, observer: Observer) {
+        self.env.observers.retain(|observer| observer.sink.is_open());
+        self.env.observers.push(observer);
     }
 
     /// Forgets those that nobody reads any more.
-    pub fn forget_taps(&mut self) {
-        if !self.env.taps.is_empty() {
-            self.env.taps.retain(|tap| tap.sink.is_open());
+    pub fn forget_observers(&mut self) {
+        if !self.env.observers.is_empty() {
+            self.env.observers.retain(|observer| observer.sink.is_open());
         }
     }
 
-    pub fn is_tapped(&self) -> bool {
-        !self.env.taps.is_empty()
+    pub fn is_observed(&self) -> bool {
+        !self.env.observers.is_empty()
     }
 
     /// Something happened to a peer.
-    pub fn tap(&self, slot: u32, what: impl FnOnce() -> TapWhat) {
-        if self.env.taps.is_empty() {
+    pub fn show(&self, slot: u32, what: impl FnOnce() -> Happened) {
+        if self.env.observers.is_empty() {
             return;
         }
         let Some(connection) = self.links.connections.get(slot) else { return };
         let peer = &connection.peer;
         let tunnel = peer.tunnel().map(|tunnel| tunnel.place);
-        self.tap_of(slot, peer.user(), tunnel, what);
+        self.show_of(slot, peer.user(), tunnel, what);
     }
 
     /// The same of a peer that has left its place already.
-    pub fn tap_of(
+    pub fn show_of(
         &self,
         slot: u32,
         user: Option<&UserName>,
         tunnel: Option<u16>,
-        what: impl FnOnce() -> TapWhat,
+        what: impl FnOnce() -> Happened,
     ) {
         let conn = self.conn_id(slot);
-        let mut wanted = self.env.taps.iter().filter(|tap| match &tap.selector {
-            TapSelector::User(name) => user.map_or("", |user| user) == &**name,
-            TapSelector::Client(client) => *client == conn,
-            TapSelector::Tunnel(place) => tunnel == Some(*place),
-            TapSelector::Network(network) => {
+        let mut wanted = self.env.observers.iter().filter(|observer| match &observer.selector {
+            Observed::User(name) => user.map_or("", |user| user) == &**name,
+            Observed::Client(client) => *client == conn,
+            Observed::Tunnel(place) => tunnel == Some(*place),
+            Observed::Network(network) => {
                 self.client_address(slot).is_some_and(|address| network.contains(&address))
             }
-            TapSelector::Channel(_) => false,
+            Observed::Channel(_) => false,
         });
         let Some(first) = wanted.next() else { return };
-        let event = TapEvent {
+        let event = Happening {
             time_ms: self.env.wall_ms,
             shard: self.env.id,
             client: Some(self.client_id(slot)),
             user: user.cloned().unwrap_or_else(|| "".into()),
             what: what(),
         };
-        wanted.for_each(|tap| tap.sink.take(event.clone()));
+        wanted.for_each(|observer| observer.sink.take(event.clone()));
         first.sink.take(event);
     }
 
     /// Something happened to a channel whose owner is here.
-    pub fn tap_channel(&self, channel: &ChannelName, what: impl Fn() -> TapWhat) {
-        for tap in &self.env.taps {
-            if let TapSelector::Channel(name) = &tap.selector
+    pub fn show_in(&self, channel: &ChannelName, what: impl Fn() -> Happened) {
+        for observer in &self.env.observers {
+            if let Observed::Channel(name) = &observer.selector
                 && name == channel
             {
-                tap.sink.take(TapEvent {
+                observer.sink.take(Happening {
                     time_ms: self.env.wall_ms,
                     shard: self.env.id,
                     client: None,
@@ -89,21 +89,21 @@ impl Core {
     }
 
     /// Something is asked of the owner of a channel, which is here.
-    pub fn tap_owner_request(&self, request: &OwnerRequest) {
+    pub fn show_owner_request(&self, request: &OwnerRequest) {
         match request {
-            OwnerRequest::Publish { ask, .. } => self.tap_publication(ask),
+            OwnerRequest::Publish { ask, .. } => self.show_publication(ask),
             OwnerRequest::Join { ask, .. } => {
-                self.tap_channel(&ask.channel, || TapWhat::Joined { channel: ask.channel.clone() });
+                self.show_in(&ask.channel, || Happened::Joined { channel: ask.channel.clone() });
             }
             OwnerRequest::Leave { channel, .. } => {
-                self.tap_channel(channel, || TapWhat::Left { channel: channel.clone() });
+                self.show_in(channel, || Happened::Left { channel: channel.clone() });
             }
             _ => {}
         }
     }
 
-    pub fn tap_publication(&self, ask: &PublishRequest) {
-        self.tap_channel(&ask.channel, || TapWhat::Published {
+    pub fn show_publication(&self, ask: &PublishRequest) {
+        self.show_in(&ask.channel, || Happened::Published {
             channel: ask.channel.clone(),
             bytes: ask.data.len(),
             payload: copied(&ask.data),
@@ -112,14 +112,14 @@ impl Core {
     }
 
     /// What the tick is about to write to those who are tapped.
-    pub fn tap_writes(&self) {
+    pub fn show_writes(&self) {
         self.links.outbox.each_write(|slot, bytes, pieces| {
             let peer = self.links.connections.get(slot).map(|connection| &connection.peer);
             let websocket = peer.is_some_and(|peer| peer.takes_frames());
-            self.tap(slot, || TapWhat::Out {
+            self.show(slot, || Happened::Out {
                 bytes,
                 websocket,
-                payload: (bytes <= TAP_PAYLOAD_BYTES_MAX).then(|| pieces.concat().into()),
+                payload: (bytes <= SHOWN_BYTES_MAX).then(|| pieces.concat().into()),
             });
         });
     }

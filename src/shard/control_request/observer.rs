@@ -1,4 +1,4 @@
-//! What a tap shows: what one peer or one channel does, as it happens. Plain data, and where it goes.
+//! Observers: they are shown what one peer or one channel does, as it happens. Plain data, and where it goes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ClientId, ConnId, ShardId, UserName};
 use crate::base::trace::TraceContext;
 
-/// Whom a tap shows: never all.
+/// Who is looked at: never all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TapSelector {
+pub enum Observed {
     User(UserName),
     Client(ConnId),
     /// What is published to it, who joins and leaves; not what goes to each subscriber.
@@ -21,43 +21,43 @@ pub enum TapSelector {
     Network(IpNet),
 }
 
-/// Takes what a tap shows. Called from shards: must not block.
-pub trait TapSink: Send + Sync {
-    fn take(&self, event: TapEvent);
+/// Takes what happens. Called from shards: must not block.
+pub trait ObserverSink: Send + Sync {
+    fn take(&self, event: Happening);
 
-    /// False when nobody listens any more: shards forget the tap.
+    /// False when nobody listens any more: shards forget its observer.
     fn is_open(&self) -> bool;
 }
 
 #[derive(Clone)]
-pub struct Tap {
-    pub selector: TapSelector,
-    pub sink: Arc<dyn TapSink>,
+pub struct Observer {
+    pub selector: Observed,
+    pub sink: Arc<dyn ObserverSink>,
 }
 
-impl fmt::Debug for Tap {
+impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.selector.fmt(f)
     }
 }
 
 /// Payloads are copied up to this length, in bytes: longer ones are told by their length alone.
-pub const TAP_PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+pub const SHOWN_BYTES_MAX: usize = 64 * 1024;
 
 /// Something that happened. Texts in it are as they came: the control plane masks what is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TapEvent {
+pub struct Happening {
     /// Wall clock, milliseconds since 1970.
     pub time_ms: u64,
     pub shard: ShardId,
     /// `None` for what happens to a channel.
     pub client: Option<ClientId>,
     pub user: UserName,
-    pub what: TapWhat,
+    pub what: Happened,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TapWhat {
+pub enum Happened {
     Connected {
         transport: &'static str,
         trace: Option<TraceContext>,
