@@ -44,7 +44,7 @@
 //! hub, session, layer, shard, engine ◀─ config ◀─ control, node
 //! ```
 //! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
-//! below `control` and [`engine`]. `tests/tidy.rs` holds these directions.
+//! below `control` and [`engine`]. `tests/tidy` holds these directions.
 
 pub mod base;
 pub mod config;

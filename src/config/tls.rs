@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::config::authorities::Authorities;
 use crate::config::fault::Require;
-use crate::config::sections::Config;
 use crate::config::table::{Named, settings};
 use crate::config::value::word_settings;
 use crate::layer::tls::certificates::{CertificateFault, Served, is_open_to_others};
@@ -165,9 +164,7 @@ pub fn expiry_warning(served: &Served, unix_s: u64) -> Option<String> {
 }
 
 /// Odd but not wrong.
-pub(super) fn warnings(config: &Config, unix_s: u64) -> Vec<String> {
-    let tls = &config.tls;
-    let speaks_tls = config.listeners().iter().any(|listener| listener.tls);
+pub(super) fn warnings(tls: &TlsSettings, speaks_tls: bool, unix_s: u64) -> Vec<String> {
     let unused = tls.has_certificates() && !speaks_tls;
     let unused =
         unused.then(|| "[tls] has certificates, and no listener speaks TLS: set listen_tls".to_string());

@@ -42,8 +42,8 @@ pub(in crate::shard) fn encode_item<'i>(
     )
 }
 
-/// The frame of an item for a subscriber whose shape is chained and that had `base`, or nothing that is known. A patch is cached for the base
-/// that it was made of, which is the same for all.
+/// The frame of an item for a subscriber whose shape is chained and that had `base`, or nothing that is known. A patch is
+/// cached for the base that it was made of, which is the same for all.
 pub(in crate::shard) fn encode_chained<'i>(
     item: &'i Item,
     encoding: EncodingId,
