@@ -27,21 +27,27 @@
 //!
 //! # How a publish walks
 //! ```text
-//! POST /api/publish ─▶ control::api ─▶ Router: the channel's owner ─▶ Inbox (full: 503)
+//! POST /api/publish ─▶ control::api, or control::publish_here on the shard's thread
+//!    ─▶ Router: the channel's owner ─▶ Inbox (full: 503)
 //!    ─▶ OwnedChannels::publish: offset, log ─▶ one Arc<Publication> to each interested shard
 //!    ─▶ FollowedChannels: a batch over the list of subscribers, in slices ─▶ outbox ─▶ one write a connection ─▶ flush
 //! ```
 //!
 //! # Who knows whom
 //! ```text
-//! base ◀─ proto ◀─ session ◀─┐
-//! base ◀─ hub ◀──────────────┼─ shard ◀─ control ◀─ node
-//! base ◀─ driver, layer ◀────┘
-//! base ◀─ record ◀─ proto, session, hub, engine, control
-//! hub  ◀─ store ◀─ node
-//! proto, hub, shard's owner seam ◀─ engine ◀─ control, node
+//! base      ◀─ all others
+//! record    ◀─ proto, hub, layer, session, shard, store, engine, control, node
+//! driver    ◀─ shard, node
+//! layer     ◀─ shard, config, node
+//! proto     ◀─ session, shard, engine, control, node
+//! hub       ◀─ session, shard, store, engine, config, control, node
+//! session   ◀─ shard, engine, config, control, node
+//! shard     ◀─ engine, config, control, node
+//! store     ◀─ node
 //! telemetry ◀─ engine, config, control, node
-//! hub, session, layer, shard, engine ◀─ config ◀─ control, node
+//! engine    ◀─ config, control, node
+//! config    ◀─ control, node
+//! control   ◀─ node
 //! ```
 //! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
 //! below `control` and [`engine`]. `tests/tidy` holds these directions.

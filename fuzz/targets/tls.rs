@@ -224,7 +224,7 @@ fn answer(server: &mut dyn Layer, client: &mut ClientConnection, plain: &[Bytes]
     }
 }
 
-/// Who the server is does not matter here.
+/// Who the server is does not hook_request here.
 #[derive(Debug)]
 struct Anybody;
 

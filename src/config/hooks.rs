@@ -20,7 +20,7 @@ pub const REASON_BYTES_MAX: usize = 32;
 /// Names that all hooks may forward together: they are looked for in the head of every request that opens a connection,
 /// one by one.
 const FORWARD_HEADERS_MAX: usize = 32;
-/// Longest a question may take or wait. Clients have long gone by then.
+/// Longest a hook call may take or wait. Clients have long gone by then.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
 
 /// One of `status_codes`: what an HTTP status of the backend means to the client.

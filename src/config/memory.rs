@@ -37,7 +37,7 @@ pub const EVENT_QUEUE_BYTES: u64 = 65_536 * 144 + (32 << 20);
 const INBOX_MESSAGE_BYTES: u64 = 3 * 512;
 /// Program, stacks, allocator, control plane: what a node without any client takes.
 const BASE_BYTES: u64 = 32 << 20;
-/// What questions that wait for one hook, and answers to it that are being read, may weigh. A thousandth of it is in use
+/// What calls that wait for one hook, and answers to it that are being read, may weigh. A thousandth of it is in use
 /// while the backend keeps up: a storm of connects and answers of the greatest length are what it is for.
 pub const HOOK_WAITING_BYTES: u64 = 16 << 20;
 pub const HOOK_ANSWERS_BYTES: u64 = 16 << 20;
@@ -81,7 +81,7 @@ pub struct MemoryPlan {
     /// Ends of connections that are remembered: as configured, or what a hundredth of the machine has room for.
     pub closed_kept: u32,
     pub closed_bytes: u64,
-    /// Questions to the backend and their answers.
+    /// Hook calls and the backend's answers.
     pub hook_bytes: u64,
     /// What clients make the node keep: unread answers, the kernel's buffers behind them, half messages, waiting commands.
     pub client_buffers_bytes: u64,

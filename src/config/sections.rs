@@ -294,9 +294,9 @@ pub type Namespace = Named<NamespaceOptions>;
 settings! {
     /// How the backend is asked over one endpoint.
     pub struct HookOptions {
-        /// Where questions are POSTed to: an http or https URL.
+        /// Where hook calls are POSTed to: an http or https URL.
         pub endpoint: String = String::new();
-        /// How long the backend may take for one question, retries included. What it costs to wait for one's turn
+        /// How long the backend may take for one hook call, retries included. What it costs to wait for one's turn
         /// does not count: that is `wait_timeout`.
         pub timeout: Duration = Duration::from_secs(1);
         /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
@@ -307,7 +307,7 @@ settings! {
         /// Header fields of the client's request that the backend gets to see, by name. They are kept with every
         /// connection. See `client.emulated_headers` for those of clients that cannot set any.
         pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
-        /// Header fields of every question, like "Authorization: Bearer text". A forwarded one of the same name wins.
+        /// Header fields of every hook call, like "Authorization: Bearer text". A forwarded one of the same name wins.
         pub static_headers: Vec<Secret> = Vec::new();
         /// Send the `meta` of the connection along.
         pub include_connection_meta: bool = false;
@@ -317,23 +317,23 @@ settings! {
         /// "429=429:busy:temporary" (an error after which SDKs try again) or "403=4501:forbidden" (disconnected).
         /// A status that is not listed means that the backend failed.
         pub status_codes: Vec<String> = Vec::new(), example "[\"404=404:not found\"]";
-        /// How often a question is asked again, within `timeout`, when its connection failed before any answer.
+        /// How often a hook call is made again, within `timeout`, when its connection failed before any answer.
         /// Not for `publish` and `rpc`, once they may have arrived.
         pub retries: u32 = 1;
-        /// Questions that the backend gets to answer at a time. Fewer while it does not keep up.
+        /// Hook calls that the backend gets to answer at a time. Fewer while it does not keep up.
         pub in_flight_max: u32 = 64;
-        /// Questions that may wait for their turn. More are refused at once.
+        /// Hook calls that may wait for their turn. More are refused at once.
         pub wait_max: u32 = 10_000;
-        /// How long a question may wait for its turn before it is refused.
+        /// How long a hook call may wait for its turn before it is refused.
         pub wait_timeout: Duration = Duration::from_secs(30);
-        /// The percentage of failed and slow questions among those of the last 10 s from which on the backend is
+        /// The percentage of failed and slow hook calls among those of the last 10 s from which on the backend is
         /// taken for down and not asked, but for a probe now and then. 0: it is always asked.
         pub breaker_percent: u32 = 50;
         /// An answer that takes longer is slow. Unset: only one that takes longer than `timeout`.
         pub breaker_slow: Option<Duration> = None, example "\"500ms\"";
-        /// How often a backend that is taken for down is asked a question to see whether it is back.
+        /// How often a backend that is taken for down gets a hook call to see whether it is back.
         pub probe_interval: Duration = Duration::from_millis(500);
-        /// What becomes of a question that the backend does not answer: "refuse" it with an error after which SDKs try
+        /// What becomes of a hook call that the backend does not answer: "refuse" it with an error after which SDKs try
         /// again, or "let-in": go on as if there were no hook.
         pub when_unavailable: WhenUnavailable = WhenUnavailable::Refuse;
     }

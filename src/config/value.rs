@@ -423,7 +423,7 @@ pub enum DriverChoice {
     Mio,
 }
 
-/// What becomes of a question that the backend does not answer.
+/// What becomes of a hook call that the backend does not answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenUnavailable {
     #[default]

@@ -12,7 +12,7 @@ use crate::control::wire::{CursorsBody, MembersBody, ReadByBody, UnreadBody};
 use crate::hub::cursors::AckKind;
 use crate::hub::requests::MembersPage;
 use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery};
-use crate::shard::control_request::{ControlRequest, CursorsAsk};
+use crate::shard::control_request::{ControlRequest, CursorsRequest};
 
 /// Most members of one page, and users of one change: what a caller makes one answer cost.
 const MEMBERS_PAGE_MAX: usize = 10_000;
@@ -38,7 +38,7 @@ impl Api {
         let user = (!body.user.is_empty()).then(|| body.user.as_str().into());
         let (after, limit) = (body.cursor, page_size(body.limit)?);
         let query = CursorsQuery { channel: channel.clone(), user, after, limit };
-        let ask = |reply| ControlRequest::Cursors(CursorsAsk::Page(query, reply));
+        let ask = |reply| ControlRequest::Cursors(CursorsRequest::Page(query, reply));
         let page = self.shards().ask_owner(&channel, ask).await?;
         let cursor = page.cursors.last().filter(|_| page.more).map(|last| last.user.to_string());
         let cursors = page.cursors.into_iter().map(|named| CursorBody {
@@ -82,7 +82,7 @@ impl Api {
         for (shard, channels) in by_owner {
             let channels: Vec<ChannelName> = channels.into_iter().collect();
             let ask =
-                |reply| ControlRequest::Cursors(CursorsAsk::Unread(user.clone(), channels.clone(), reply));
+                |reply| ControlRequest::Cursors(CursorsRequest::Unread(user.clone(), channels.clone(), reply));
             let pending = self.shards().send(shard, ask)?;
             sent.push((channels, pending));
         }
@@ -114,7 +114,7 @@ impl Api {
         };
         let (after, limit) = (body.cursor, page_size(body.limit)?);
         let query = ReadByQuery { channel: channel.clone(), offset: Offset(offset), kind, after, limit };
-        let ask = |reply| ControlRequest::Cursors(CursorsAsk::ReadBy(query, reply));
+        let ask = |reply| ControlRequest::Cursors(CursorsRequest::ReadBy(query, reply));
         Ok(self.shards().ask_owner(&channel, ask).await?.into())
     }
 
@@ -124,7 +124,7 @@ impl Api {
         if body.add.is_none() && body.remove.is_none() {
             let (after, limit) = (body.cursor, page_size(body.limit)?);
             let query = CursorsQuery { channel: channel.clone(), user: None, after, limit };
-            let ask = |reply| ControlRequest::Cursors(CursorsAsk::Members(query, reply));
+            let ask = |reply| ControlRequest::Cursors(CursorsRequest::Members(query, reply));
             return Ok(self.shards().ask_owner(&channel, ask).await?.into());
         }
         let add = user_names(body.add.unwrap_or_default())?;
@@ -132,13 +132,13 @@ impl Api {
         let (mut added, mut removed) = (0, 0);
         if !remove.is_empty() {
             let ask =
-                |reply| ControlRequest::Cursors(CursorsAsk::Remove(channel.clone(), remove.clone(), reply));
+                |reply| ControlRequest::Cursors(CursorsRequest::Remove(channel.clone(), remove.clone(), reply));
             removed = self.shards().ask_owner(&channel, ask).await?;
         }
         if !add.is_empty() {
             let offset = body.offset.map(Offset);
             let ask =
-                |reply| ControlRequest::Cursors(CursorsAsk::Add(channel.clone(), add.clone(), offset, reply));
+                |reply| ControlRequest::Cursors(CursorsRequest::Add(channel.clone(), add.clone(), offset, reply));
             added = self.shards().ask_owner(&channel, ask).await?;
         }
         Ok(Answer::Cursors(CursorsAnswer::Changed { added, removed }))

@@ -121,7 +121,7 @@ impl Keeper {
     pub(super) fn handle(&mut self, event: Event) {
         match event {
             Event::Request(request) => self.handle_request(request),
-            Event::Ask(ask) => self.handle_ask(ask),
+            Event::Ask(ask) => self.handle_control_request(ask),
             Event::Up(link) => self.handle_up(link),
             Event::Down(link) => self.handle_down(link),
             Event::Message(incoming) => {
@@ -215,7 +215,7 @@ impl Keeper {
         }
     }
 
-    fn handle_ask(&mut self, ask: ControlRequest) {
+    fn handle_control_request(&mut self, ask: ControlRequest) {
         match ask {
             ControlRequest::Publish(ask, reply) => self.publish(ask, To::Control(reply)),
             ControlRequest::History(ask, reply) => self.history(ask, To::Control(reply)),
@@ -243,7 +243,7 @@ impl Keeper {
                 let page = Reply::new(move |roster: Result<Arc<crate::hub::Roster>, ErrorCode>| {
                     reply.send(roster.map(|roster| roster.page(&after, limit)));
                 });
-                self.handle_ask(ControlRequest::Presence(channel, page));
+                self.handle_control_request(ControlRequest::Presence(channel, page));
             }
             ControlRequest::Cursors(ask) => ask.refuse(ErrorCode::NotAvailable),
             ControlRequest::PresenceStats(channel, reply) => match self.listing(&channel) {

@@ -322,7 +322,7 @@ impl FollowedChannels {
     pub fn handle_item(&mut self, name: &str, item: Item, now: Time) -> bool {
         let Some(index) = self.take_in(name, item, now) else { return false };
         self.let_go(index, now);
-        self.trim(index);
+        self.trim_for_laggards(index);
         true
     }
 
@@ -356,7 +356,7 @@ impl FollowedChannels {
         if self.held_bytes > self.held_bytes_max {
             self.let_go(index, now);
         }
-        self.trim(index);
+        self.trim_for_laggards(index);
         true
     }
 
@@ -507,6 +507,13 @@ impl FollowedChannels {
         self.stream_bytes -= entry.stream.trim(keep_from, kept);
         entry.stream.give_room_back(&mut self.spares);
         self.give_way_back(channel);
+    }
+
+    /// The same behind an item that has come: without laggards nothing is kept that it could push out.
+    fn trim_for_laggards(&mut self, channel: ChannelIndex) {
+        if self.channels[channel as usize].cursors > 0 {
+            self.trim(channel);
+        }
     }
 
     /// An item is going to come.

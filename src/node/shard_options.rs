@@ -38,7 +38,7 @@ use crate::shard::{ClientHooks, HttpLimits, ShardOptions};
 const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
 /// How much longer than a hook call may wait and be asked a shard waits for its answer. The control plane keeps both
 /// times; this is for an answer that is lost.
-const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
+const HOOK_CALL_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
 
@@ -149,7 +149,7 @@ pub(super) fn shard_options(
         },
         forward_headers: kept_headers(config),
         emulated_headers: config.emulated_headers().into_iter().map(Box::from).collect(),
-        question_patience: QUESTION_PATIENCE
+        hook_call_patience: HOOK_CALL_PATIENCE
             + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
         client_limits: client_limits(config)?,

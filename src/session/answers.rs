@@ -20,7 +20,7 @@ use crate::base::time::Time;
 use crate::proto::centrifuge::reply::{ErrorRef, Reply};
 use crate::session::context::{Admitted, Context, Effect, Failure};
 use crate::session::hook_call::{
-    Answer, ConnectAnswer, Denied, Granted, Headers, Matter, RefreshAnswer, SubRefreshAnswer, Waiting,
+    Answer, ConnectAnswer, Denied, Granted, Headers, HookRequest, RefreshAnswer, SubRefreshAnswer, Waiting,
 };
 use crate::session::identity::{NEVER_S, Renewal};
 use crate::session::permissions::Deed;
@@ -37,12 +37,12 @@ pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
 const LENIENCE_S: u64 = 60;
 
 impl Session {
-    pub(super) fn ask(&mut self, about: About, matter: Matter, cx: &mut Context<'_>) {
+    pub(super) fn ask(&mut self, about: About, hook_request: HookRequest, cx: &mut Context<'_>) {
         debug_assert!(!self.is_waiting(), "one thing at a time");
         let asked =
-            AwaitedCall { about, matter: matter.clone(), number: 0, until: Time::NEVER, _waiting: None };
+            AwaitedCall { about, hook_request: hook_request.clone(), number: 0, until: Time::NEVER, _waiting: None };
         self.extras_mut().waits = Some(Box::new(Waits::Answer(asked)));
-        cx.effects.push(Effect::CallHook(matter));
+        cx.effects.push(Effect::CallHook(hook_request));
     }
 
     /// The shard has put the hook call of the last [`Effect::CallHook`] under `number`. It waits for the answer until `until`.
@@ -59,13 +59,13 @@ impl Session {
     /// The connection is to be closed with this.
     pub fn ask_once_more(&mut self, cx: &mut Context<'_>) -> Result<(), Disconnect> {
         let Some(Waits::Answer(asked)) = self.waits_mut() else { return Ok(()) };
-        match &asked.matter {
-            Matter::Publish { .. } | Matter::Rpc { .. } => {
+        match &asked.hook_request {
+            HookRequest::Publish { .. } | HookRequest::Rpc { .. } => {
                 let number = asked.number;
                 self.handle_answer(number, Err(Denied::Unavailable { let_in: false }), cx).map(drop)
             }
-            matter => {
-                cx.effects.push(Effect::CallHook(matter.clone()));
+            hook_request => {
+                cx.effects.push(Effect::CallHook(hook_request.clone()));
                 Ok(())
             }
         }
@@ -212,14 +212,14 @@ impl Session {
         }
         let due = |renewal: Renewal| renewal.ask_at_s().is_some_and(|at| at <= cx.unix_s);
         if self.identity.as_ref().is_some_and(|identity| due(identity.renewal)) {
-            return self.ask(About::Refresh, Matter::Refresh, cx);
+            return self.ask(About::Refresh, HookRequest::Refresh, cx);
         }
         let subs = self.extras.iter().flat_map(|extras| &extras.subs);
         let Some(channel) = subs.filter(|extra| due(extra.renewal)).map(|extra| extra.channel).next() else {
             return;
         };
         let name = cx.environment.name(channel);
-        self.ask(About::SubRefresh { channel }, Matter::SubRefresh { channel: name }, cx);
+        self.ask(About::SubRefresh { channel }, HookRequest::SubRefresh { channel: name }, cx);
     }
 
     /// When [`Session::ask_what_is_due`] has something to do, unix seconds; `None` while it has nothing, or waits.

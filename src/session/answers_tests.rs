@@ -105,7 +105,7 @@ struct Stage {
     unix_s: u64,
     /// Numbers hook calls, as the shard does.
     asked: u32,
-    matters: Vec<Matter>,
+    matters: Vec<HookRequest>,
     effects: Vec<Effect>,
     heard: String,
     /// The client's socket takes nothing.
@@ -182,8 +182,8 @@ impl Stage {
         }
         for effect in effects {
             match effect {
-                Effect::CallHook(matter) => {
-                    self.matters.push(matter);
+                Effect::CallHook(hook_request) => {
+                    self.matters.push(hook_request);
                     self.asked += 1;
                     self.session.asked(self.asked, None, Time::NEVER);
                 }
@@ -319,7 +319,7 @@ fn a_connect_waits_for_the_backend_and_what_came_along_waits_in_order() {
     let frame = r#"{"id":1,"connect":{"data":{"k":1},"name":"js","version":"5","subs":{"a":{"recover":true,"offset":4,"epoch":"00000009"}}}}
 {"id":2,"subscribe":{"channel":"free"}}{"id":3,"rpc":{"method":"m","data":2}}"#;
     stage.say(frame).unwrap();
-    let [Matter::Connect { data: Some(data), name, version, channels }] = &stage.matters[..] else {
+    let [HookRequest::Connect { data: Some(data), name, version, channels }] = &stage.matters[..] else {
         panic!("{:?}", stage.matters)
     };
     assert_eq!((&data[..], &**name, &**version), (&br#"{"k":1}"#[..], "js", "5"));
@@ -348,7 +348,7 @@ fn a_connect_waits_for_the_backend_and_what_came_along_waits_in_order() {
     assert_eq!(stage.session.meta().map(|meta| &meta[..]), Some(&br#"{"m":1}"#[..]));
     // Held commands went on up to the next hook call.
     assert!(matches!(stage.effects.last(), Some(Effect::Subscribe(join)) if &*join.channel == "free"));
-    assert!(matches!(stage.matters.last(), Some(Matter::Rpc { method, .. }) if &**method == "m"));
+    assert!(matches!(stage.matters.last(), Some(HookRequest::Rpc { method, .. }) if &**method == "m"));
     stage.answer(Ok(Answer::Rpc { data: Some(Bytes::from_static(b"6")) })).unwrap();
     assert!(stage.heard.ends_with("{\"id\":3,\"rpc\":{\"data\":6}}\n"), "{}", stage.heard);
     assert!(matches!(stage.effects.last(), Some(Effect::Publish { id: 4, .. })));
@@ -398,7 +398,7 @@ fn a_subscription_is_what_the_backend_grants() {
     let mut stage = Stage::connected(ConnectAnswer::default());
     stage.say(r#"{"id":2,"subscribe":{"channel":"a","data":{"q":1},"recoverable":true}}"#).unwrap();
     assert!(
-        matches!(&stage.matters[..], [Matter::Subscribe { data: Some(data), .. }] if data == r#"{"q":1}"#)
+        matches!(&stage.matters[..], [HookRequest::Subscribe { data: Some(data), .. }] if data == r#"{"q":1}"#)
     );
     stage.answer(granted(NOW_S + 60)).unwrap();
     stage.join();
@@ -455,7 +455,7 @@ fn a_subscription_that_the_server_ended_or_made_meanwhile_does_not_begin_by_an_a
 fn a_publication_is_what_the_backend_makes_of_it() {
     let mut stage = Stage::connected(ConnectAnswer::default());
     stage.say(r#"{"id":2,"publish":{"channel":"a","data":{"x":1}}}"#).unwrap();
-    assert!(matches!(&stage.matters[..], [Matter::Publish { data, .. }] if data == r#"{"x":1}"#));
+    assert!(matches!(&stage.matters[..], [HookRequest::Publish { data, .. }] if data == r#"{"x":1}"#));
     let changes = PublishAnswer {
         data: Some(Bytes::from_static(b"2")),
         skip_history: true,
@@ -487,7 +487,7 @@ fn a_call_without_a_hook_is_refused_and_one_without_an_answer_may_be_tried_again
     for (outcome, code) in [(error(true), "1234"), (DOWN, "100"), (LET_IN, "108")] {
         let mut stage = Stage::connected(ConnectAnswer::default());
         stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
-        assert!(matches!(&stage.matters[..], [Matter::Rpc { data: None, .. }]));
+        assert!(matches!(&stage.matters[..], [HookRequest::Rpc { data: None, .. }]));
         stage.answer(outcome).unwrap();
         assert!(stage.heard.contains(&format!(r#""code":{code}"#)), "{}", stage.heard);
     }
@@ -499,14 +499,14 @@ fn a_call_without_a_hook_is_refused_and_one_without_an_answer_may_be_tried_again
 
 /// Each held command asks: they are asked one after the other, in their order.
 #[test]
-fn one_question_at_a_time() {
+fn one_hook_call_at_a_time() {
     let mut stage = Stage::connected(ConnectAnswer::default());
     let frame: Vec<String> =
         (2..1002).map(|id| format!(r#"{{"id":{id},"rpc":{{"method":"{id}"}}}}"#)).collect();
     stage.say(&frame.join("\n")).unwrap();
     for id in 2..1002 {
         assert!(
-            matches!(stage.matters.last(), Some(Matter::Rpc { method, .. }) if **method == *id.to_string())
+            matches!(stage.matters.last(), Some(HookRequest::Rpc { method, .. }) if **method == *id.to_string())
         );
         assert_eq!(stage.matters.len(), id - 1);
         assert_eq!(stage.answer(Ok(Answer::Rpc { data: None })), Ok(true));
@@ -516,7 +516,7 @@ fn one_question_at_a_time() {
 }
 
 #[test]
-fn an_answer_to_another_question_is_not_taken() {
+fn an_answer_to_another_hook_call_is_not_taken() {
     let mut stage = Stage::connected(ConnectAnswer::default());
     stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
     let number = stage.asked - 1;
@@ -527,7 +527,7 @@ fn an_answer_to_another_question_is_not_taken() {
 
 /// By a process that was not asked: what only reads is asked there again, what may have changed something is not.
 #[test]
-fn a_question_under_way_is_put_once_more_where_that_is_safe() {
+fn a_hook_call_under_way_is_put_once_more_where_that_is_safe() {
     for (command, again) in [
         (r#"{"id":2,"subscribe":{"channel":"room"}}"#, true),
         (r#"{"id":2,"rpc":{"method":"m","data":{"a":1}}}"#, false),
@@ -552,7 +552,7 @@ fn a_question_under_way_is_put_once_more_where_that_is_safe() {
 }
 
 #[test]
-fn a_session_that_goes_away_cancels_its_question() {
+fn a_session_that_goes_away_cancels_its_hook_call() {
     let cancelled = Arc::new(AtomicUsize::new(0));
     let mut stage = Stage::connected(ConnectAnswer::default());
     stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
@@ -626,7 +626,7 @@ fn a_channel_that_names_its_users_is_decided_by_its_name() {
     stage.answer(Ok(Answer::Connect(Box::new(ConnectAnswer { subs, ..ann })))).unwrap();
     stage.join();
     stage.say(r#"{"id":2,"publish":{"channel":"for#bob","data":1}}"#).unwrap();
-    assert!(matches!(stage.matters.last(), Some(Matter::Publish { .. })), "{}", stage.heard);
+    assert!(matches!(stage.matters.last(), Some(HookRequest::Publish { .. })), "{}", stage.heard);
 }
 
 /// Without a hook in between: who was refused must not get in as somebody unknown by saying it again.

@@ -10,7 +10,7 @@ use crate::proto::centrifuge::command::{self, Command, Data, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
 use crate::session::builtin;
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect};
-use crate::session::hook_call::{Granted, Matter};
+use crate::session::hook_call::{Granted, HookRequest};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
 use crate::session::rights::{self, filters, overridden, sub_flags, subscribe_to};
@@ -179,7 +179,7 @@ impl Session {
                 if !cx.environment.answers_calls(&method) {
                     return Err(ErrorCode::NotAvailable.into());
                 }
-                self.ask(About::Rpc { id }, Matter::Rpc { method: method.into(), data: copy(data) }, cx);
+                self.ask(About::Rpc { id }, HookRequest::Rpc { method: method.into(), data: copy(data) }, cx);
                 Ok(())
             }
             // It has no reply that could carry a refusal: an error without an id reads as a ping to the SDK.
@@ -226,14 +226,14 @@ impl Session {
         if token.is_empty() && cx.environment.hooks().connect {
             let names = connect.subs.iter().map(|(channel, _)| ChannelName::from(channel.as_ref()));
             let recover = names.clone().filter_map(|name| Some((name.clone(), since(&name)?))).collect();
-            let matter = Matter::Connect {
+            let hook_request = HookRequest::Connect {
                 data: copy(connect.data),
                 name: connect.name.as_ref().into(),
                 version: connect.version.as_ref().into(),
                 channels: names.collect(),
             };
             self.phase = Phase::Connecting;
-            self.ask(About::Connect { id, recover }, matter, cx);
+            self.ask(About::Connect { id, recover }, hook_request, cx);
             return Ok(());
         }
         let admitted = rights::admit(token, cx)?;
@@ -326,12 +326,12 @@ impl Session {
             return Ok(());
         }
         if rights.subscribe_hook {
-            let matter = Matter::Subscribe {
+            let hook_request = HookRequest::Subscribe {
                 channel: wish.channel.clone(),
                 token: Box::default(),
                 data: copy(subscribe.data),
             };
-            self.ask(About::Subscribe { wish, revoked: false }, matter, cx);
+            self.ask(About::Subscribe { wish, revoked: false }, hook_request, cx);
             return Ok(());
         }
         if !rights.may(Deed::Subscribe, false) {
@@ -564,8 +564,8 @@ impl Session {
     ) -> Result<(), Failure> {
         let form = rights.payload;
         if rights.asks_about_publishing(subscribed) {
-            let matter = Matter::Publish { channel: channel.clone(), data: data.clone(), form };
-            self.ask(About::Publish { id, channel, data, receipt }, matter, cx);
+            let hook_request = HookRequest::Publish { channel: channel.clone(), data: data.clone(), form };
+            self.ask(About::Publish { id, channel, data, receipt }, hook_request, cx);
             return Ok(());
         }
         if !rights.may(Deed::Publish, subscribed) {

@@ -14,7 +14,7 @@ use crate::base::shape::Shapes;
 use crate::hub::cursors::AckCall;
 use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::proto::wire::Carrier;
-use crate::session::hook_call::{Granted, Matter, PublishAnswer};
+use crate::session::hook_call::{Granted, HookRequest, PublishAnswer};
 use crate::session::identity::Renewal;
 use crate::session::permissions::{Deed, Permissions, Who};
 use crate::session::subscription::ChannelIndex;
@@ -223,7 +223,7 @@ pub enum Effect {
         call: Box<AckCall>,
     },
     /// Put the hook call to the backend, then call [`crate::session::Session::asked`].
-    CallHook(Matter),
+    CallHook(HookRequest),
     /// Decode what [`crate::session::Session::next_held`] gives as if it came now.
     Resume,
     /// What others see of the client has changed: in one channel, or in all that it is subscribed to.

@@ -14,7 +14,7 @@ fn the_backend_says_whether_a_connection_that_it_let_in_goes_on() {
     assert!(stage.matters.is_empty(), "not before its time");
     stage.unix_s += 60;
     stage.timer();
-    assert!(matches!(&stage.matters[..], [Matter::Refresh]));
+    assert!(matches!(&stage.matters[..], [HookRequest::Refresh]));
     let refreshed = RefreshAnswer { expire_at_s: NOW_S + 120, ..RefreshAnswer::default() };
     stage.answer(Ok(Answer::Refresh(refreshed))).unwrap();
     assert_eq!((stage.session.next_ask_s(), stage.session.next_expiry_s()), (Some(NOW_S + 120), NOW_S + 120));
@@ -40,7 +40,7 @@ fn the_backend_says_whether_a_connection_that_it_let_in_goes_on() {
 }
 
 #[test]
-fn a_refresh_of_the_server_overtakes_the_question_about_it() {
+fn a_refresh_of_the_server_overtakes_the_hook_call_about_it() {
     let mut stage = Stage::connected(hooked(60));
     stage.unix_s += 60;
     stage.timer();
@@ -63,9 +63,9 @@ fn what_is_due_comes_before_what_is_held() {
     stage.timer();
     assert_eq!(stage.matters.len(), 1, "one at a time");
     stage.answer(Ok(Answer::Rpc { data: None })).unwrap();
-    assert!(matches!(stage.matters.last(), Some(Matter::Refresh)));
+    assert!(matches!(stage.matters.last(), Some(HookRequest::Refresh)));
     stage.answer(Ok(Answer::Refresh(RefreshAnswer::default()))).unwrap();
-    assert!(matches!(stage.matters.last(), Some(Matter::Rpc { method, .. }) if &**method == "b"));
+    assert!(matches!(stage.matters.last(), Some(HookRequest::Rpc { method, .. }) if &**method == "b"));
     assert_eq!(stage.session.next_expiry_s(), 0, "without an end it has none");
 }
 
@@ -77,7 +77,7 @@ fn subscribed(expire_in_s: u64) -> Stage {
     stage.unix_s += expire_in_s;
     stage.matters.clear();
     stage.timer();
-    assert!(matches!(&stage.matters[..], [Matter::SubRefresh { channel }] if &**channel == "a"));
+    assert!(matches!(&stage.matters[..], [HookRequest::SubRefresh { channel }] if &**channel == "a"));
     stage
 }
 

@@ -20,7 +20,7 @@ use crate::session::token::SubscribeGrant;
 pub struct HookCall {
     pub hook: Box<str>,
     pub caller: Caller,
-    pub matter: Matter,
+    pub hook_request: HookRequest,
 }
 
 /// Who asks.
@@ -48,7 +48,7 @@ pub type Headers = [(Box<str>, Box<[u8]>)];
 
 /// What is asked. Data is JSON.
 #[derive(Clone, Debug)]
-pub enum Matter {
+pub enum HookRequest {
     Connect {
         data: Option<Bytes>,
         /// What the client calls itself, and which of it.
@@ -78,7 +78,7 @@ pub enum Matter {
     },
 }
 
-/// What the backend says to it. The variant is that of the [`Matter`].
+/// What the backend says to it. The variant is that of the [`HookRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Connect(Box<ConnectAnswer>),

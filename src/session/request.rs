@@ -17,7 +17,7 @@ use crate::proto::unidirectional::notes::is_callback;
 use crate::proto::unidirectional::position::{POSITION_CHANNELS_MAX, Positions};
 use crate::proto::unidirectional::problem::Problem;
 use crate::proto::unidirectional::query;
-use crate::session::hook_call::{Granted, Matter};
+use crate::session::hook_call::{Granted, HookRequest};
 use crate::session::permissions::Deed;
 use crate::session::request_token::{origin_tag, reads_fields, shown};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
@@ -114,7 +114,7 @@ pub enum Stop {
     /// It never will be; with the token that was the reason.
     Refused(Problem, Option<TokenFault>),
     /// The backend must be asked first. As whom, is known by then but for a connect.
-    CallHook(Matter, Option<Box<Identity>>),
+    CallHook(HookRequest, Option<Box<Identity>>),
 }
 
 impl From<Problem> for Stop {
@@ -212,13 +212,13 @@ pub fn read(
         None => return Err(Problem::new(ErrorCode::Unauthorized, "no token").into()),
     };
     let Some(mut admission) = admission else {
-        let matter = Matter::Connect {
+        let hook_request = HookRequest::Connect {
             data: None,
             name: Box::default(),
             version: Box::default(),
             channels: query.channels,
         };
-        return Err(Stop::CallHook(matter, None));
+        return Err(Stop::CallHook(hook_request, None));
     };
     if let Some(origin) = origin_tag(head) {
         admission.identity.get_or_insert_default().origin = Some(Box::new(origin.into()));
@@ -589,8 +589,8 @@ fn check_rights(
         _ if grant.is_some() => true,
         Some(Some(_)) => true,
         None if rights.subscribe_hook && matters => {
-            let matter = Matter::Subscribe { channel: channel.into(), token: Box::default(), data: None };
-            return Err(Stop::CallHook(matter, admission.identity.clone()));
+            let hook_request = HookRequest::Subscribe { channel: channel.into(), token: Box::default(), data: None };
+            return Err(Stop::CallHook(hook_request, admission.identity.clone()));
         }
         Some(None) | None => rights.may(Deed::Subscribe, false),
     };

@@ -30,11 +30,11 @@ pub struct TunnelCall {
     pub user: Option<UserName>,
     /// The client's; `None` where it is not known.
     pub address: Option<IpAddr>,
-    pub matter: TunnelMatter,
+    pub tunnel_request: TunnelRequest,
 }
 
 #[derive(Clone, Debug)]
-pub enum TunnelMatter {
+pub enum TunnelRequest {
     /// May this client connect? Answered with [`TunnelAnswer::Admitted`], `Refused` or `Failed`.
     Connect(Box<Hello>),
     /// The client said this. Answered with `Said`, `Gone` or `Failed`.

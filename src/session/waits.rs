@@ -9,7 +9,7 @@ use crate::base::publication::Since;
 use crate::base::shape::Shape;
 use crate::base::time::Time;
 use crate::session::context::SubscribeEffect;
-use crate::session::hook_call::{Matter, Waiting};
+use crate::session::hook_call::{HookRequest, Waiting};
 use crate::session::subscribed::Subscribed;
 use crate::session::subscription::ChannelIndex;
 
@@ -42,7 +42,7 @@ pub(super) struct Connecting {
 pub(super) struct AwaitedCall {
     pub about: About,
     /// What was asked, to ask it once more of another process.
-    pub matter: Matter,
+    pub hook_request: HookRequest,
     /// As given to [`Session::asked`](crate::session::Session::asked).
     pub number: u32,
     /// When the shard stops waiting, whatever the control plane does.

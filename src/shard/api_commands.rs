@@ -17,8 +17,8 @@ use crate::shard::mailbox::{ApiCommand, ConnectionCommand, ShardMessage};
 use crate::shard::view::View;
 
 impl Core {
-    pub fn handle_ask(&mut self, ask: ControlRequest) {
-        let Some(ask) = self.handle_owner_ask(ask) else { return };
+    pub fn handle_control_request(&mut self, ask: ControlRequest) {
+        let Some(ask) = self.handle_request_to_owner(ask) else { return };
         match ask {
             ControlRequest::Channels(filter, reply) => {
                 let channels = self.owned.channels.owned.channels(&*filter.0);

@@ -18,7 +18,7 @@ use crate::hub::requests::{
     Released,
 };
 use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery};
-use crate::shard::control_request::{ControlRequest, CursorsAsk, Reply};
+use crate::shard::control_request::{ControlRequest, CursorsRequest, Reply};
 use crate::shard::gather::AckGather;
 use crate::shard::owner::{FromOwner, JoinTag, OwnerAnswer, OwnerRequest, ReadBy};
 
@@ -165,7 +165,7 @@ impl ChannelOwner {
     }
 
     /// What the control plane asks about a channel. Gives anything else back.
-    pub fn handle_ask(&mut self, ask: ControlRequest, at: Moment, post: Post<'_>) -> Option<ControlRequest> {
+    pub fn handle_control_request(&mut self, ask: ControlRequest, at: Moment, post: Post<'_>) -> Option<ControlRequest> {
         match ask {
             ControlRequest::Publish(ask, reply) => self.publish(ask, PublishedTo::Control(reply), at, post),
             ControlRequest::History(ask, reply) => reply.send(self.owned.history(&ask, at.now)),
@@ -183,27 +183,27 @@ impl ChannelOwner {
         None
     }
 
-    fn handle_cursors_ask(&mut self, ask: CursorsAsk, at: Moment) {
+    fn handle_cursors_ask(&mut self, ask: CursorsRequest, at: Moment) {
         match ask {
-            CursorsAsk::Page(query, reply) => {
+            CursorsRequest::Page(query, reply) => {
                 let CursorsQuery { channel, user, after, limit } = query;
                 reply.send(self.owned.cursors_page(&channel, user.as_deref(), &after, limit));
             }
-            CursorsAsk::Unread(user, channels, reply) => {
+            CursorsRequest::Unread(user, channels, reply) => {
                 reply.send(Ok(channels.iter().map(|channel| self.owned.unread(channel, &user)).collect()));
             }
-            CursorsAsk::ReadBy(query, reply) => {
+            CursorsRequest::ReadBy(query, reply) => {
                 let ReadByQuery { channel, offset, kind, after, limit } = query;
                 reply.send(self.owned.read_by(&channel, offset, kind, &after, limit));
             }
-            CursorsAsk::Members(query, reply) => {
+            CursorsRequest::Members(query, reply) => {
                 reply.send(self.owned.members_page(&query.channel, &query.after, query.limit));
             }
-            CursorsAsk::Add(channel, users, offset, reply) => {
+            CursorsRequest::Add(channel, users, offset, reply) => {
                 let changed = self.owned.add_members(&channel, &users, offset, at.now);
                 self.reply_changed(changed, reply);
             }
-            CursorsAsk::Remove(channel, users, reply) => {
+            CursorsRequest::Remove(channel, users, reply) => {
                 let changed = self.owned.remove_members(&channel, &users);
                 self.reply_changed(changed, reply);
             }

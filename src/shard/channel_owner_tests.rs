@@ -279,7 +279,7 @@ fn an_owner_that_ends_acknowledges_nothing() {
     let kept = Arc::clone(&answer);
     let reply = Reply::new(move |outcome| *kept.lock() = Some(outcome));
     let ask = ControlRequest::Publish(PublishRequest::new("c".into(), Bytes::from_static(b"a")), reply);
-    assert!(stage.owner.handle_ask(ask, AT, &mut |_, _| ()).is_none());
+    assert!(stage.owner.handle_control_request(ask, AT, &mut |_, _| ()).is_none());
     assert_eq!(*answer.lock(), None);
     stage.store.finish(0, true);
     drop(stage);

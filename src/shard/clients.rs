@@ -291,7 +291,7 @@ impl Core {
                     self.messages.mailer.request(OwnerRequest::Ack { ask, done: Arc::clone(&done) });
                 }
             }
-            Effect::CallHook(matter) => self.ask_for_client(slot, matter),
+            Effect::CallHook(hook_request) => self.ask_for_client(slot, hook_request),
             Effect::Resume => self.resume_commands_later(slot),
             Effect::InfoChanged { channel } => self.renew_info(slot, channel),
             Effect::ExpiryChanged => self.set_peer_timer(slot),

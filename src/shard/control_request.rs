@@ -243,7 +243,7 @@ pub struct ShardStats {
 
 /// One ask about cursors.
 #[derive(Debug)]
-pub enum CursorsAsk {
+pub enum CursorsRequest {
     Page(CursorsQuery, Reply<CursorsPage>),
     /// Of channels whose owner is the asked shard, each with its own outcome, in order.
     Unread(UserName, Vec<ChannelName>, Reply<Vec<UnreadOutcome>>),
@@ -255,13 +255,13 @@ pub enum CursorsAsk {
     Remove(ChannelName, Vec<UserName>, Reply<usize>),
 }
 
-impl CursorsAsk {
+impl CursorsRequest {
     pub fn refuse(self, error_code: ErrorCode) {
         match self {
-            CursorsAsk::Page(_, reply) => reply.send(Err(error_code)),
-            CursorsAsk::Unread(_, _, reply) => reply.send(Err(error_code)),
-            CursorsAsk::ReadBy(_, reply) | CursorsAsk::Members(_, reply) => reply.send(Err(error_code)),
-            CursorsAsk::Add(_, _, _, reply) | CursorsAsk::Remove(_, _, reply) => reply.send(Err(error_code)),
+            CursorsRequest::Page(_, reply) => reply.send(Err(error_code)),
+            CursorsRequest::Unread(_, _, reply) => reply.send(Err(error_code)),
+            CursorsRequest::ReadBy(_, reply) | CursorsRequest::Members(_, reply) => reply.send(Err(error_code)),
+            CursorsRequest::Add(_, _, _, reply) | CursorsRequest::Remove(_, _, reply) => reply.send(Err(error_code)),
         }
     }
 }
@@ -277,7 +277,7 @@ pub enum ControlRequest {
     PresencePage(PageQuery, Reply<Vec<Arc<ClientInfo>>>),
     PresenceStats(ChannelName, Reply<PresenceStats>),
     /// Of members' cursors.
-    Cursors(CursorsAsk),
+    Cursors(CursorsRequest),
     /// How many connections each of these users has, whose owner is the asked shard.
     Online(Vec<UserName>, Reply<Vec<u32>>),
     Channels(FilterBox, Reply<Vec<ChannelCount>>),

@@ -95,7 +95,7 @@ fn options() -> ShardOptions {
         hooks: ClientHooks::default(),
         forward_headers: Vec::new(),
         emulated_headers: Vec::new(),
-        question_patience: Duration::from_secs(1),
+        hook_call_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
         client_limits: Default::default(),
         echo: false,

@@ -5,7 +5,7 @@
 
 use crate::base::ids::{ConnId, UserName};
 use crate::proto::http1::RequestHead;
-use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookCall, Matter, Waiting};
+use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookCall, HookRequest, Waiting};
 use crate::shard::control_request::BackendReply;
 use crate::shard::control_request::observer::Happened;
 use crate::shard::control_request::seen::EndedBy;
@@ -40,7 +40,7 @@ impl Core {
     }
 
     /// A client's session asks.
-    pub fn ask_for_client(&mut self, slot: u32, matter: Matter) {
+    pub fn ask_for_client(&mut self, slot: u32, hook_request: HookRequest) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot);
         let address = self.client_address(slot);
@@ -57,21 +57,21 @@ impl Core {
             certificate: self.links.layers.certificate(slot),
             address,
         };
-        self.show(slot, || Happened::HookCall { kind: kind_of(&matter), trace: self.trace_of(slot) });
-        let (number, waiting) = self.put_question(conn, caller, matter);
-        let until = self.env.now + self.env.options.question_patience;
+        self.show(slot, || Happened::HookCall { kind: kind_of(&hook_request), trace: self.trace_of(slot) });
+        let (number, waiting) = self.make_hook_call(conn, caller, hook_request);
+        let until = self.env.now + self.env.options.hook_call_patience;
         let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         session.asked(number, waiting, until);
-        self.set_question_timer(slot);
+        self.set_hook_call_timer(slot);
     }
 
-    /// Puts a hook call. Its answer comes as a shard message in any case but one: see [`crate::shard::ShardOptions::question_patience`].
-    pub fn put_question(&mut self, conn: ConnId, caller: Caller, matter: Matter) -> (u32, Option<Waiting>) {
-        self.messages.questions_asked = self.messages.questions_asked.wrapping_add(1);
+    /// Puts a hook call. Its answer comes as a shard message in any case but one: see [`crate::shard::ShardOptions::hook_call_patience`].
+    pub fn make_hook_call(&mut self, conn: ConnId, caller: Caller, hook_request: HookRequest) -> (u32, Option<Waiting>) {
+        self.messages.hook_calls_made = self.messages.hook_calls_made.wrapping_add(1);
         self.env.stats.counters.questions_asked_total += 1;
-        let number = self.messages.questions_asked;
+        let number = self.messages.hook_calls_made;
         let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
         let asked_at = self.env.now;
         let reply = BackendReply::new(move |answer| {
@@ -83,8 +83,8 @@ impl Core {
                 *answer = Some(refused.outcome);
             }
         });
-        let asked = match (&self.env.control, self.hook_of(&matter)) {
-            (Some(control), Some(hook)) => control.ask_backend(HookCall { hook, caller, matter }, reply).ok(),
+        let asked = match (&self.env.control, self.hook_of(&hook_request)) {
+            (Some(control), Some(hook)) => control.ask_backend(HookCall { hook, caller, hook_request }, reply).ok(),
             _ => None,
         };
         if asked.is_none() {
@@ -96,16 +96,16 @@ impl Core {
         (number, asked)
     }
 
-    fn hook_of(&self, matter: &Matter) -> Option<Box<str>> {
+    fn hook_of(&self, hook_request: &HookRequest) -> Option<Box<str>> {
         let hooks = &self.env.options.hooks;
         let of_channel = |channel: &str| self.env.options.rules.resolve(channel).ok();
-        let named = match matter {
-            Matter::Connect { .. } => return hooks.connect.clone(),
-            Matter::Refresh => return hooks.refresh.clone(),
-            Matter::Rpc { method, .. } => return hooks.of_call(method).map(Box::from),
-            Matter::Subscribe { channel, .. } => &of_channel(channel)?.subscribe_hook,
-            Matter::SubRefresh { channel } => &of_channel(channel)?.sub_refresh_hook,
-            Matter::Publish { channel, .. } => &of_channel(channel)?.publish_hook,
+        let named = match hook_request {
+            HookRequest::Connect { .. } => return hooks.connect.clone(),
+            HookRequest::Refresh => return hooks.refresh.clone(),
+            HookRequest::Rpc { method, .. } => return hooks.of_call(method).map(Box::from),
+            HookRequest::Subscribe { channel, .. } => &of_channel(channel)?.subscribe_hook,
+            HookRequest::SubRefresh { channel } => &of_channel(channel)?.sub_refresh_hook,
+            HookRequest::Publish { channel, .. } => &of_channel(channel)?.publish_hook,
         };
         named.as_deref().map(Box::from)
     }
@@ -154,12 +154,12 @@ impl Core {
                 return true;
             }
         }
-        self.set_question_timer(slot);
+        self.set_hook_call_timer(slot);
         true
     }
 
     /// Sets a client's timer after a hook call was put or answered.
-    fn set_question_timer(&mut self, slot: u32) {
+    fn set_hook_call_timer(&mut self, slot: u32) {
         let Some(session) = self.links.connections.session(slot) else { return };
         if session.is_connected() {
             return self.set_peer_timer(slot);
@@ -174,7 +174,7 @@ impl Core {
     }
 
     /// Gives up on a hook call whose time is over; asks those whose time has come.
-    pub fn handle_question_timer(&mut self, slot: u32) {
+    pub fn handle_hook_call_timer(&mut self, slot: u32) {
         let now = self.env.now;
         let Some(session) = self.links.connections.session(slot) else {
             return;
@@ -184,7 +184,7 @@ impl Core {
                 let conn = self.conn_id(slot);
                 self.handle_backend_answer(conn, number, Err(Denied::Unavailable { let_in: false }));
             }
-            Some(_) => self.set_question_timer(slot),
+            Some(_) => self.set_hook_call_timer(slot),
             None => {
                 if session.next_ask_s().is_some_and(|at| at <= self.env.wall_ms / 1000) {
                     self.with_session(slot, |session, cx| session.ask_what_is_due(cx));
@@ -195,13 +195,13 @@ impl Core {
 }
 
 /// As observers are told it.
-fn kind_of(matter: &Matter) -> &'static str {
-    match matter {
-        Matter::Connect { .. } => "connect",
-        Matter::Refresh => "refresh",
-        Matter::Rpc { .. } => "rpc",
-        Matter::Subscribe { .. } => "subscribe",
-        Matter::SubRefresh { .. } => "sub_refresh",
-        Matter::Publish { .. } => "publish",
+fn kind_of(hook_request: &HookRequest) -> &'static str {
+    match hook_request {
+        HookRequest::Connect { .. } => "connect",
+        HookRequest::Refresh => "refresh",
+        HookRequest::Rpc { .. } => "rpc",
+        HookRequest::Subscribe { .. } => "subscribe",
+        HookRequest::SubRefresh { .. } => "sub_refresh",
+        HookRequest::Publish { .. } => "publish",
     }
 }

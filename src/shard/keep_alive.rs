@@ -42,7 +42,7 @@ impl Core {
 
     /// The time of a peer that is in has come.
     pub fn handle_peer_timer(&mut self, slot: u32) {
-        self.handle_question_timer(slot);
+        self.handle_hook_call_timer(slot);
         let unix_s = self.unix_s();
         let delay_s = self.env.options.expired_close_delay.as_secs();
         let Some(connection) = self.links.connections.get(slot) else { return };

@@ -9,7 +9,7 @@ pub(in crate::shard) struct Messages {
     /// Joins ever asked of owners, wrapping.
     pub joins_asked: u32,
     /// Calls ever made to the backend, wrapping.
-    pub questions_asked: u32,
+    pub hook_calls_made: u32,
     /// Numbers what unidirectional clients ask of owners, wrapping.
     pub uni_ids: u32,
     /// Bytes of answers made in this tick.
@@ -21,7 +21,7 @@ impl Messages {
         Messages {
             mailer: Mailer::new(id, router),
             joins_asked: 0,
-            questions_asked: 0,
+            hook_calls_made: 0,
             uni_ids: 0,
             answered_bytes: 0,
         }

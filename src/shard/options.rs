@@ -90,7 +90,7 @@ pub struct ShardOptions {
     pub emulated_headers: Vec<Box<str>>,
     /// When a hook call without an answer counts as unanswered. Longer than the control plane's own deadlines, which say
     /// why: only a bug is left to be caught here.
-    pub question_patience: Duration,
+    pub hook_call_patience: Duration,
     pub shutdown_grace: Duration,
     /// How many connections a user may have, and how much clients may do in a time.
     pub client_limits: ClientLimits,

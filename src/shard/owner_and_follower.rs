@@ -28,7 +28,7 @@ impl Core {
         match message {
             ShardMessage::FromOwner(message) => self.handle_from_owner(message),
             ShardMessage::ToOwner(request) => self.handle_owner_request(*request),
-            ShardMessage::ControlRequest(ask) => self.handle_ask(*ask),
+            ShardMessage::ControlRequest(ask) => self.handle_control_request(*ask),
             ShardMessage::Http(answer) => self.handle_http_answer(answer.0, answer.1),
             ShardMessage::Emulation(message) => self.handle_emulation(*message),
             ShardMessage::Emulated(answer) => self.handle_emulated(answer.0, answer.1),
@@ -83,7 +83,7 @@ impl Core {
     }
 
     /// What the control plane asks about a channel of this shard. Gives anything else back.
-    pub fn handle_owner_ask(&mut self, ask: ControlRequest) -> Option<ControlRequest> {
+    pub fn handle_request_to_owner(&mut self, ask: ControlRequest) -> Option<ControlRequest> {
         let ask = match ask {
             ControlRequest::Publish(ask, reply) => match self.check_room() {
                 Ok(()) => {
@@ -102,7 +102,7 @@ impl Core {
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
         let mut post = |label, message| mailer.post_label(label, ShardMessage::FromOwner(message));
-        self.owned.channels.handle_ask(ask, at, &mut post)
+        self.owned.channels.handle_control_request(ask, at, &mut post)
     }
 
     /// What waited for the store of this shard's channels goes out, and what waited for its turn.

@@ -20,7 +20,7 @@ use crate::proto::websocket::{self, Message, Opcode};
 use crate::session::hook_call::Waiting;
 use crate::session::origins::Welcome;
 use crate::session::tunnel::{
-    Hello, Payload, Tunnel, TunnelAdmission, TunnelAnswer, TunnelAsking, TunnelCall, TunnelMatter,
+    Hello, Payload, Tunnel, TunnelAdmission, TunnelAnswer, TunnelAsking, TunnelCall, TunnelRequest,
 };
 use crate::shard::control_request::seen::EndedBy;
 use crate::shard::control_request::{Busy, Reply, TunnelCommand, TunnelReply, TunnelStanding, TunnelTold};
@@ -77,9 +77,9 @@ impl Core {
                 });
                 hello.certificate = self.links.layers.certificate(slot);
                 let address = self.client_address(slot);
-                let matter = TunnelMatter::Connect(Box::new(hello));
+                let tunnel_request = TunnelRequest::Connect(Box::new(hello));
                 let hook_call =
-                    TunnelCall { tunnel: place, client: self.client_id(slot), user: None, address, matter };
+                    TunnelCall { tunnel: place, client: self.client_id(slot), user: None, address, tunnel_request };
                 match self.ask_tunnel(self.conn_id(slot), hook_call) {
                     Ok(waiting) => {
                         let asking =
@@ -158,7 +158,7 @@ impl Core {
             client: self.client_id(slot),
             user: tunnel.user.clone(),
             address: self.client_address(slot),
-            matter: TunnelMatter::Message { sequence, message },
+            tunnel_request: TunnelRequest::Message { sequence, message },
         };
         if self.ask_tunnel(self.conn_id(slot), hook_call).is_err() {
             self.fail_tunnel(slot);
@@ -303,7 +303,7 @@ impl Core {
                 client: self.peers.client_ids.id(conn),
                 user: drained.tunnel.user.clone(),
                 address: drained.address,
-                matter: TunnelMatter::Message { sequence, message },
+                tunnel_request: TunnelRequest::Message { sequence, message },
             };
             if self.ask_tunnel(conn, hook_call).is_ok() {
                 self.peers.draining.bytes += drained.tunnel.waiting().1;
@@ -329,7 +329,7 @@ impl Core {
                 client: self.peers.client_ids.id(conn),
                 user: drained.tunnel.user.clone(),
                 address: drained.address,
-                matter: TunnelMatter::Message { sequence, message },
+                tunnel_request: TunnelRequest::Message { sequence, message },
             };
             match self.ask_tunnel(conn, hook_call) {
                 Ok(_) => drop(self.peers.draining.connections.insert(conn, drained)),
@@ -345,10 +345,10 @@ impl Core {
         let Drained { tunnel, address, code, reason } = drained;
         let (messages, undelivered) = (tunnel.sequence(), tunnel.undelivered());
         self.env.stats.counters.tunnel_messages_undelivered_total += u64::from(undelivered);
-        let matter = TunnelMatter::Close { code, reason, messages, undelivered };
+        let tunnel_request = TunnelRequest::Close { code, reason, messages, undelivered };
         let client = self.peers.client_ids.id(conn);
         let hook_call =
-            TunnelCall { tunnel: tunnel.place, client, user: tunnel.user.clone(), address, matter };
+            TunnelCall { tunnel: tunnel.place, client, user: tunnel.user.clone(), address, tunnel_request };
         self.tell_end(conn, hook_call);
     }
 
@@ -361,7 +361,7 @@ impl Core {
             client: self.peers.client_ids.id(conn),
             user: admission.user,
             address: admission.address,
-            matter: TunnelMatter::Close {
+            tunnel_request: TunnelRequest::Close {
                 code: 1006,
                 reason: "left before it was answered".into(),
                 messages: 0,

@@ -25,7 +25,7 @@ use crate::audience::{Audience, Kept, Tags, Who, draw_tags};
 use crate::check::{ChannelNo, PayloadNo, Place, check_page};
 use crate::client::{origin, user_name};
 use crate::events::Books;
-use crate::hooks::Questions;
+use crate::hooks::HookCalls;
 use crate::protobuf::shown;
 use crate::scenario::{Telling, pick, unix_s};
 use crate::world::Stage;
@@ -521,7 +521,7 @@ fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, ErrorCode>
 // ---- plain HTTP, and events
 
 /// One shard's control plane: takes requests, answers when the script says; takes events.
-pub struct Plane(Mutex<PlaneState>, pub Questions, Mutex<Books>);
+pub struct Plane(Mutex<PlaneState>, pub HookCalls, Mutex<Books>);
 
 #[derive(Default)]
 struct PlaneState {
@@ -552,7 +552,7 @@ impl ControlPlane for Plane {
 
 impl Plane {
     pub fn new(telling: Telling) -> Plane {
-        Plane(Mutex::default(), Questions::default(), Mutex::new(Books::new(telling)))
+        Plane(Mutex::default(), HookCalls::default(), Mutex::new(Books::new(telling)))
     }
 
     /// What this shard has told so far.

@@ -19,7 +19,7 @@ use trunkline::session::permissions::Permissions;
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
 use trunkline::shard::control_request::cursors::CursorsQuery;
-use trunkline::shard::control_request::{Busy, ControlPlane, ControlRequest, CursorsAsk, HttpReply, Reply};
+use trunkline::shard::control_request::{Busy, ControlPlane, ControlRequest, CursorsRequest, HttpReply, Reply};
 
 use crate::node::{Node, run_seed, seeds};
 use crate::scenario::SECRET;
@@ -284,7 +284,7 @@ impl World {
         let reply = Reply::new(move |page: Result<CursorsPage, _>| {
             *take.lock().expect("one thread") = Some(page.expect("it has cursors"));
         });
-        self.node.ask(channel, ControlRequest::Cursors(CursorsAsk::Page(query, reply)));
+        self.node.ask(channel, ControlRequest::Cursors(CursorsRequest::Page(query, reply)));
         self.run_for(Duration::from_millis(100));
         let page = found.lock().expect("one thread").take();
         page.into_iter()

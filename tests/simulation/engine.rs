@@ -186,7 +186,7 @@ impl State {
                 let counts = counts.map(|(channel, clients)| ChannelCount { channel, clients });
                 reply.send(Ok(counts.collect()));
             }
-            Request::Control(ask) => _ = self.owner.handle_ask(ask, at, &mut post),
+            Request::Control(ask) => _ = self.owner.handle_control_request(ask, at, &mut post),
         }
         for (shard, message) in said {
             self.send(shard, message);

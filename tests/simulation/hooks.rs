@@ -12,7 +12,7 @@ use trunkline::base::bytes::Bytes;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::time::Time;
 use trunkline::session::hook_call::{
-    Answer, Cancel, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer,
+    Answer, Cancel, ConnectAnswer, Denied, Granted, HookCall, HookRequest, PublishAnswer, RefreshAnswer,
     SubRefreshAnswer, Waiting,
 };
 use trunkline::session::token::SubscribeGrant;
@@ -28,7 +28,7 @@ const QUICK_US: u64 = 40_000;
 
 /// The hook calls of one shard.
 #[derive(Default)]
-pub struct Questions {
+pub struct HookCalls {
     asked: Mutex<Vec<Asked>>,
     taken: AtomicUsize,
     /// Handles that the shard still holds.
@@ -57,7 +57,7 @@ impl Cancel for Handle {
     }
 }
 
-impl Questions {
+impl HookCalls {
     pub fn take(&self, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
         assert_eq!(&*hook_call.hook, "hook");
         // An odd stride, so that it is not always the same kind of hook call that finds no room.
@@ -88,7 +88,7 @@ impl Questions {
             let due = *asked.due.get_or_insert_with(|| now + delay());
             let due = if stage.calm { due.min(now + Duration::from_micros(QUICK_US)) } else { due };
             if asked.cancelled.load(Ordering::Relaxed) {
-                stage.coverage.count("question_cancelled");
+                stage.coverage.count("hook_call_cancelled");
                 // Some hear of it too late.
                 if stage.prng.bool() {
                     continue;
@@ -97,7 +97,7 @@ impl Questions {
                 left.push(asked);
                 continue;
             } else if !stage.calm && stage.prng.u8(..24) == 0 {
-                stage.coverage.count("question_never_answered");
+                stage.coverage.count("hook_call_never_answered");
                 continue;
             }
             let Asked { hook_call, reply, answer, .. } = &mut asked;
@@ -115,13 +115,13 @@ impl Questions {
 
 /// What the backend says.
 fn say(hook_call: &HookCall, stage: &mut Stage) -> Result<Answer, Denied> {
-    match &hook_call.matter {
-        Matter::Refresh => stage.coverage.count("refresh_asked"),
-        Matter::SubRefresh { .. } => stage.coverage.count("sub_refresh_asked"),
+    match &hook_call.hook_request {
+        HookRequest::Refresh => stage.coverage.count("refresh_asked"),
+        HookRequest::SubRefresh { .. } => stage.coverage.count("sub_refresh_asked"),
         _ => {}
     }
-    let data = match &hook_call.matter {
-        Matter::Connect { data: Some(data), .. } => serde_json::from_slice(data).unwrap_or(Value::Null),
+    let data = match &hook_call.hook_request {
+        HookRequest::Connect { data: Some(data), .. } => serde_json::from_slice(data).unwrap_or(Value::Null),
         _ => Value::Null,
     };
     let user = data["user"].as_str().unwrap_or_default();
@@ -150,8 +150,8 @@ fn say(hook_call: &HookCall, stage: &mut Stage) -> Result<Answer, Denied> {
         let filter = imposed.as_ref().map(|filter| filter.parsed());
         Granted { grant: SubscribeGrant { filter, ..SubscribeGrant::default() }, expire_at_s }
     };
-    Ok(match &hook_call.matter {
-        Matter::Connect { .. } => {
+    Ok(match &hook_call.hook_request {
+        HookRequest::Connect { .. } => {
             let subs = data["subs"].as_array().into_iter().flatten().filter_map(Value::as_str);
             Answer::Connect(Box::new(ConnectAnswer {
                 user: user.to_string(),
@@ -161,17 +161,17 @@ fn say(hook_call: &HookCall, stage: &mut Stage) -> Result<Answer, Denied> {
                 ..ConnectAnswer::default()
             }))
         }
-        Matter::Refresh => {
+        HookRequest::Refresh => {
             Answer::Refresh(RefreshAnswer { expired, expire_at_s, ..RefreshAnswer::default() })
         }
-        Matter::Subscribe { channel, .. } => Answer::Subscribe(Box::new(granted(channel, expire_at_s))),
-        Matter::SubRefresh { .. } => {
+        HookRequest::Subscribe { channel, .. } => Answer::Subscribe(Box::new(granted(channel, expire_at_s))),
+        HookRequest::SubRefresh { .. } => {
             Answer::SubRefresh(SubRefreshAnswer { expired, expire_at_s, ..SubRefreshAnswer::default() })
         }
-        Matter::Publish { data, .. } => {
+        HookRequest::Publish { data, .. } => {
             let data = stage.prng.bool().then(|| data.clone());
             Answer::Publish(PublishAnswer { data, ..PublishAnswer::default() })
         }
-        Matter::Rpc { data, .. } => Answer::Rpc { data: data.clone() },
+        HookRequest::Rpc { data, .. } => Answer::Rpc { data: data.clone() },
     })
 }

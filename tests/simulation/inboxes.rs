@@ -21,7 +21,7 @@ use trunkline::hub::{ChannelOptions, Namespaces};
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
 use trunkline::shard::control_request::cursors::CursorsQuery;
-use trunkline::shard::control_request::{ControlRequest, CursorsAsk, Reply};
+use trunkline::shard::control_request::{ControlRequest, CursorsRequest, Reply};
 
 use crate::node::{Node, run_seed, seeds};
 use crate::scenario::SECRET;
@@ -410,7 +410,7 @@ impl World {
         let reply = Reply::new(move |page: Result<CursorsPage, _>| {
             *take.lock().expect("one thread") = Some(page.expect("it has cursors"));
         });
-        self.node.ask(&channel, ControlRequest::Cursors(CursorsAsk::Page(query, reply)));
+        self.node.ask(&channel, ControlRequest::Cursors(CursorsRequest::Page(query, reply)));
         self.run_for(Duration::from_millis(20));
         let page = found.lock().expect("one thread").take().expect("it was answered");
         page.cursors.iter().map(|named| (named.device.to_string(), named.cursor.received.0)).collect()

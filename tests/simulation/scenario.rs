@@ -523,7 +523,7 @@ fn options(
         hooks: ClientHooks::default(),
         forward_headers: Vec::new(),
         emulated_headers: Vec::new(),
-        question_patience: Duration::from_secs(1),
+        hook_call_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_millis(prng.u64(100..4_000)),
         client_limits: Default::default(),
         echo: false,

@@ -310,7 +310,7 @@ impl World {
             for _ in 0..self.stage.prng.usize(1..4) {
                 self.act();
             }
-            self.answer_questions();
+            self.answer_hook_calls();
             self.check_bounds();
             self.maybe_upgrade();
         }
@@ -375,7 +375,7 @@ impl World {
     }
 
     /// The backend answers what it is asked, sooner or later.
-    fn answer_questions(&mut self) {
+    fn answer_hook_calls(&mut self) {
         if self.stage.scenario.hooked {
             let room = self.stage.scenario.inbox_messages;
             for (shard, plane) in self.planes.iter().enumerate() {
@@ -413,7 +413,7 @@ impl World {
         for _ in 0..self.planes.len() {
             self.answer_http();
         }
-        self.answer_questions();
+        self.answer_hook_calls();
         self.check_bounds();
     }
 

@@ -23,7 +23,7 @@ use crate::config::{HookOptions, Secret, WhenUnavailable};
 use crate::control::hooks::hook::{ANSWER_BYTES_MAX, WAITING_BYTES_MAX};
 use crate::control::hooks::wire::PLACE_BYTES;
 use crate::proto::centrifuge::Format;
-use crate::session::hook_call::{Caller, Matter};
+use crate::session::hook_call::{Caller, HookRequest};
 
 const REFUSED: Result<Answer, Denied> = Err(Denied::Unavailable { let_in: false });
 
@@ -40,7 +40,7 @@ fn hook(hooks: &Hooks) -> Arc<Hook> {
     Arc::clone(&hooks.by_name.read()["b"])
 }
 
-fn hook_call(matter: Matter) -> HookCall {
+fn hook_call(hook_request: HookRequest) -> HookCall {
     let headers: [(Box<str>, Box<[u8]>); 4] = [
         ("cookie", &b"a=1"[..]),
         ("x-forwarded-for", b"10.0.0.1"),
@@ -58,16 +58,16 @@ fn hook_call(matter: Matter) -> HookCall {
         certificate: None,
         address: None,
     };
-    HookCall { hook: "b".into(), caller, matter }
+    HookCall { hook: "b".into(), caller, hook_request }
 }
 
 fn rpc(number: usize) -> HookCall {
     let data = Some(Bytes::from(number.to_string()));
-    hook_call(Matter::Rpc { method: "m".into(), data })
+    hook_call(HookRequest::Rpc { method: "m".into(), data })
 }
 
 fn subscribe() -> HookCall {
-    hook_call(Matter::Subscribe { channel: "c".into(), token: "".into(), data: None })
+    hook_call(HookRequest::Subscribe { channel: "c".into(), token: "".into(), data: None })
 }
 
 type Answered = oneshot::Receiver<Result<Answer, Denied>>;
@@ -250,7 +250,7 @@ async fn statuses_mean_what_the_configuration_says() {
 /// A connection that a server closes while it is used again is a common failure; but what a client does may not be done
 /// twice.
 #[tokio::test]
-async fn a_question_is_asked_again_only_where_that_is_safe() {
+async fn a_hook_call_is_asked_again_only_where_that_is_safe() {
     let fine = http_answer("200 OK", "{\"result\":{}}");
     let (address, mut asked) = raw_server(vec![Vec::new(), fine.clone()]).await;
     let safe = hooks(address, |_| {});
@@ -425,8 +425,8 @@ async fn a_storm_is_paced_to_what_the_backend_answers() {
     let storm: Vec<_> = (0..STORM)
         .map(|number| {
             let name = number.to_string().into();
-            let matter = Matter::Connect { data: None, name, version: "".into(), channels: vec![] };
-            ask(&hooks, hook_call(matter)).expect("nobody is refused")
+            let hook_request = HookRequest::Connect { data: None, name, version: "".into(), channels: vec![] };
+            ask(&hooks, hook_call(hook_request)).expect("nobody is refused")
         })
         .collect();
     for (number, (_waiting, answered)) in storm.into_iter().enumerate() {
@@ -511,7 +511,7 @@ async fn the_bytes_of_those_who_wait_are_bounded() {
     let _first = ask(&hooks, rpc(1)).unwrap();
     assert_eq!(told.recv().await, Some(1));
     let text = Bytes::from(format!("\"{}\"", "x".repeat(1 << 20)));
-    let long = || hook_call(Matter::Rpc { method: "m".into(), data: Some(text.clone()) });
+    let long = || hook_call(HookRequest::Rpc { method: "m".into(), data: Some(text.clone()) });
     let waiting: Vec<_> = std::iter::from_fn(|| ask(&hooks, long()).ok()).collect();
     assert_eq!(waiting.len(), WAITING_BYTES_MAX / (text.len() + PLACE_BYTES));
     assert!(ask(&hooks, long()).is_err(), "what is refused keeps no place");
@@ -538,7 +538,7 @@ async fn a_turn_that_does_not_come_in_time_is_told() {
 }
 
 #[tokio::test]
-async fn a_cancelled_question_is_not_asked_and_gives_back_all_it_had() {
+async fn a_cancelled_hook_call_is_not_asked_and_gives_back_all_it_had() {
     let (address, go, mut told) = held_backend().await;
     let hooks = hooks(address, |options| options.in_flight_max = 1);
     let hook = hook(&hooks);

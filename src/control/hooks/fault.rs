@@ -129,8 +129,8 @@ impl fmt::Display for Fault {
                 )
             }
             Fault::BreakerOpen => f.write_str("the backend is taken for down and is not asked"),
-            Fault::WaitFull => f.write_str("too many questions wait for the backend"),
-            Fault::WaitTimeout => f.write_str("the question waited for its turn too long"),
+            Fault::WaitFull => f.write_str("too many hook calls wait for the backend"),
+            Fault::WaitTimeout => f.write_str("the hook call waited for its turn too long"),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::control::hooks::gate::{Budget, Gate, Share, Slot};
 use crate::control::hooks::metrics::HookMetrics;
 use crate::control::hooks::wire::{self, Encoding};
 use crate::control::outbound::{self, Reach, read_body, read_body_while};
-use crate::session::hook_call::{Answer, Denied, HookCall, Matter};
+use crate::session::hook_call::{Answer, Denied, HookCall, HookRequest};
 use crate::telemetry::LogLimit;
 
 /// Longest answer, in bytes. A thousand subscriptions with a kilobyte of data each fit; what is longer belongs into an
@@ -233,11 +233,11 @@ impl Hook {
         }
         let mut retries = self.retries;
         loop {
-            let outcome = self.post(body.clone(), headers.clone(), &hook_call.matter).await;
+            let outcome = self.post(body.clone(), headers.clone(), &hook_call.hook_request).await;
             let again = match &outcome {
                 // Nothing was sent.
                 Err(Fault::Unreachable(_)) => true,
-                Err(Fault::Closed(_)) => wire::is_repeatable(&hook_call.matter),
+                Err(Fault::Closed(_)) => wire::is_repeatable(&hook_call.hook_request),
                 _ => false,
             };
             if !again || retries == 0 {
@@ -249,7 +249,7 @@ impl Hook {
         }
     }
 
-    async fn post(&self, body: Bytes, headers: HeaderMap, matter: &Matter) -> Result<Said, Fault> {
+    async fn post(&self, body: Bytes, headers: HeaderMap, hook_request: &HookRequest) -> Result<Said, Fault> {
         let request = self.client.post(self.url.clone()).headers(headers).body(body);
         let response = request.send().await.map_err(|error| Fault::of_request(&error))?;
         let status = response.status().as_u16();
@@ -266,7 +266,7 @@ impl Hook {
             let mut share = self.answers_bytes.take(0).ok_or(Fault::TooLong)?;
             let body = read_body_while(response, ANSWER_BYTES_MAX, |more| share.grow(more)).await;
             let body = body.map_err(|fault| Fault::of_body(&fault))?;
-            return Ok(Said { answer: wire::decode(matter, &body)?, status });
+            return Ok(Said { answer: wire::decode(hook_request, &body)?, status });
         }
         drain(response).await;
         match self.statuses.iter().find(|rule| rule.status == status) {

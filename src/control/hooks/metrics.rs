@@ -13,7 +13,7 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// Of all hooks.
 #[derive(Clone, Debug)]
 pub struct HooksMetrics {
-    hook_calls: Family<QuestionLabels, Counter>,
+    hook_calls: Family<HookCallLabels, Counter>,
     retries: Family<HookLabel, Counter>,
     opened: Family<HookLabel, Counter>,
     open: Family<HookLabel, Gauge>,
@@ -28,7 +28,7 @@ pub struct HooksMetrics {
 #[derive(Clone, Debug)]
 pub struct HookMetrics {
     hook: String,
-    hook_calls: Family<QuestionLabels, Counter>,
+    hook_calls: Family<HookCallLabels, Counter>,
     pub retries: Counter,
     pub opened: Counter,
     pub open: Gauge,
@@ -45,7 +45,7 @@ struct HookLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct QuestionLabels {
+struct HookCallLabels {
     hook: String,
     kind: &'static str,
     /// `result`, `error`, `disconnect`, `cancelled`, or the cause of a fault.
@@ -73,10 +73,10 @@ impl Default for HooksMetrics {
 
 impl HooksMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("hook_questions", "Questions to the backend, by outcome", self.hook_calls.clone());
+        registry.register("hook_questions", "Hook calls, by outcome", self.hook_calls.clone());
         registry.register(
             "hook_retries",
-            "Questions asked again after a failed connection",
+            "Hook calls made again after a failed connection",
             self.retries.clone(),
         );
         registry.register(
@@ -85,10 +85,10 @@ impl HooksMetrics {
             self.opened.clone(),
         );
         registry.register("hook_breaker_open", "1 while the backend is taken for down", self.open.clone());
-        registry.register("hook_in_flight", "Questions that the backend has now", self.in_flight.clone());
-        registry.register("hook_in_flight_limit", "Questions that it gets at a time", self.limit.clone());
-        registry.register("hook_waiting", "Questions that wait for their turn", self.waiting.clone());
-        let help = "How long questions waited for their turn";
+        registry.register("hook_in_flight", "Hook calls that the backend has now", self.in_flight.clone());
+        registry.register("hook_in_flight_limit", "Hook calls that it gets at a time", self.limit.clone());
+        registry.register("hook_waiting", "Hook calls that wait for their turn", self.waiting.clone());
+        let help = "How long hook calls waited for their turn";
         registry.register_with_unit("hook_wait", help, Unit::Seconds, self.waited.clone());
         let help = "How long the backend took for an answer";
         registry.register_with_unit("hook_answer", help, Unit::Seconds, self.answered.clone());
@@ -113,13 +113,13 @@ impl HooksMetrics {
 
 impl HookMetrics {
     pub fn count(&self, kind: &'static str, outcome: &'static str) {
-        let labels = QuestionLabels { hook: self.hook.clone(), kind, outcome };
+        let labels = HookCallLabels { hook: self.hook.clone(), kind, outcome };
         self.hook_calls.get_or_create(&labels).inc();
     }
 
     #[cfg(test)]
     pub fn counted(&self, kind: &'static str, outcome: &'static str) -> u64 {
-        let labels = QuestionLabels { hook: self.hook.clone(), kind, outcome };
+        let labels = HookCallLabels { hook: self.hook.clone(), kind, outcome };
         self.hook_calls.get_or_create(&labels).get()
     }
 }

@@ -103,7 +103,7 @@ impl Hooks {
         tracer: Option<&Arc<Tracer>>,
         reply: BackendReply,
     ) -> Result<Waiting, Busy> {
-        let kind = wire::kind(&hook_call.matter);
+        let kind = wire::kind(&hook_call.hook_request);
         let Some(hook) = self.by_name.read().get(&*hook_call.hook).cloned() else {
             debug_assert!(false, "the configuration was checked for {:?}", hook_call.hook);
             return Err(Busy);

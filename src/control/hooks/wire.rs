@@ -26,7 +26,7 @@ use crate::control::certificate::Certificate;
 use crate::control::hooks::fault::{Fault, quoted};
 use crate::control::wire::{ExceptBody, any_payload, even_null, map, or_default, payload, says_something};
 use crate::session::hook_call::{
-    Answer, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer, SubRefreshAnswer,
+    Answer, ConnectAnswer, Denied, Granted, HookCall, HookRequest, PublishAnswer, RefreshAnswer, SubRefreshAnswer,
 };
 use crate::session::token::{Overrides, SubscribeGrant};
 
@@ -43,34 +43,34 @@ pub struct Encoding {
 }
 
 /// What kind of hook call it is, in metrics and logs.
-pub fn kind(matter: &Matter) -> &'static str {
-    match matter {
-        Matter::Connect { .. } => "connect",
-        Matter::Refresh => "refresh",
-        Matter::Subscribe { .. } => "subscribe",
-        Matter::SubRefresh { .. } => "sub_refresh",
-        Matter::Publish { .. } => "publish",
-        Matter::Rpc { .. } => "rpc",
+pub fn kind(hook_request: &HookRequest) -> &'static str {
+    match hook_request {
+        HookRequest::Connect { .. } => "connect",
+        HookRequest::Refresh => "refresh",
+        HookRequest::Subscribe { .. } => "subscribe",
+        HookRequest::SubRefresh { .. } => "sub_refresh",
+        HookRequest::Publish { .. } => "publish",
+        HookRequest::Rpc { .. } => "rpc",
     }
 }
 
 /// Whether asking twice is as asking once: what a client publishes or calls may not be done twice.
-pub fn is_repeatable(matter: &Matter) -> bool {
-    !matches!(matter, Matter::Publish { .. } | Matter::Rpc { .. })
+pub fn is_repeatable(hook_request: &HookRequest) -> bool {
+    !matches!(hook_request, HookRequest::Publish { .. } | HookRequest::Rpc { .. })
 }
 
 /// What a hook call weighs while it waits, in bytes: what the client can make longer, and its place.
 pub fn weight(hook_call: &HookCall) -> usize {
     let caller = &hook_call.caller;
     let length = |data: &Option<Bytes>| data.as_ref().map_or(0, Bytes::len);
-    let own = match &hook_call.matter {
-        Matter::Connect { data, name, version, channels } => {
+    let own = match &hook_call.hook_request {
+        HookRequest::Connect { data, name, version, channels } => {
             length(data) + name.len() + version.len() + channels.iter().map(|c| c.len() + 32).sum::<usize>()
         }
-        Matter::Refresh | Matter::SubRefresh { .. } => 0,
-        Matter::Subscribe { token, data, .. } => length(data) + token.len(),
-        Matter::Publish { data, .. } => data.len(),
-        Matter::Rpc { method, data } => length(data) + method.len(),
+        HookRequest::Refresh | HookRequest::SubRefresh { .. } => 0,
+        HookRequest::Subscribe { token, data, .. } => length(data) + token.len(),
+        HookRequest::Publish { data, .. } => data.len(),
+        HookRequest::Rpc { method, data } => length(data) + method.len(),
     };
     let headers = caller.headers.iter().flat_map(|headers| headers.iter());
     let headers: usize = headers.map(|(name, value)| name.len() + value.len() + 32).sum();
@@ -79,14 +79,14 @@ pub fn weight(hook_call: &HookCall) -> usize {
 
 /// The body to POST.
 pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
-    let HookCall { caller, matter, .. } = hook_call;
+    let HookCall { caller, hook_request, .. } = hook_call;
     let mut object = ObjectWriter::new();
     object.text("client", &caller.client.to_string());
     object.text("transport", caller.transport);
     object.text("protocol", caller.format.name());
     object.text("encoding", if encoding.binary { "binary" } else { "json" });
     // Before the backend has said who it is, there is no user to name.
-    if !matches!(matter, Matter::Connect { .. }) {
+    if !matches!(hook_request, HookRequest::Connect { .. }) {
         object.text("user", &caller.user);
     }
     if let Some(address) = caller.address {
@@ -105,8 +105,8 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
         Some(data) => object.json("data", data),
         None => {}
     };
-    match matter {
-        Matter::Connect { data, name, version, channels } => {
+    match hook_request {
+        HookRequest::Connect { data, name, version, channels } => {
             object.text_unless_empty("name", name);
             object.text_unless_empty("version", version);
             payload(&mut object, data);
@@ -115,14 +115,14 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
                 object.json("channels", &serde_json::to_vec(&channels).unwrap_or_default());
             }
         }
-        Matter::Refresh => {}
-        Matter::Subscribe { channel, token, data } => {
+        HookRequest::Refresh => {}
+        HookRequest::Subscribe { channel, token, data } => {
             object.text("channel", channel);
             object.text_unless_empty("token", token);
             payload(&mut object, data);
         }
-        Matter::SubRefresh { channel } => object.text("channel", channel),
-        Matter::Publish { channel, data, form } => {
+        HookRequest::SubRefresh { channel } => object.text("channel", channel),
+        HookRequest::Publish { channel, data, form } => {
             object.text("channel", channel);
             match form {
                 // Whatever it looks like, so that the backend reads one field.
@@ -130,7 +130,7 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
                 PayloadForm::Json => payload(&mut object, &Some(data.clone())),
             }
         }
-        Matter::Rpc { method, data } => {
+        HookRequest::Rpc { method, data } => {
             object.text_unless_empty("method", method);
             payload(&mut object, data);
         }
@@ -142,7 +142,7 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
 ///
 /// # Errors
 /// The fault when it is no answer that anybody could act on.
-pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fault> {
+pub fn decode(hook_request: &HookRequest, body: &[u8]) -> Result<Result<Answer, Denied>, Fault> {
     let body: &RawValue = serde_json::from_slice(body).map_err(|error| fault_of(&error))?;
     let envelope: Envelope<'_> = read(body.get())?;
     if let Some(disconnect) = envelope.disconnect {
@@ -156,16 +156,16 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
         return Err(Fault::WrongShape("there is no result, error or disconnect".into()));
     };
     let result = result.get();
-    Ok(Ok(match matter {
-        Matter::Connect { .. } => Answer::Connect(Box::new(read::<ConnectWire>(result)?.answer()?)),
-        Matter::Refresh => {
+    Ok(Ok(match hook_request {
+        HookRequest::Connect { .. } => Answer::Connect(Box::new(read::<ConnectWire>(result)?.answer()?)),
+        HookRequest::Refresh => {
             let wire: RefreshWire = read(result)?;
             let (expired, expire_at_s) = (wire.expired, wire.expire_at.0);
             let info = checked(wire.info, &wire.b64info)?;
             Answer::Refresh(RefreshAnswer { expired, expire_at_s, info, meta: checked(wire.meta, "")? })
         }
-        Matter::Subscribe { .. } => Answer::Subscribe(Box::new(read::<GrantedWire>(result)?.granted()?)),
-        Matter::SubRefresh { .. } => {
+        HookRequest::Subscribe { .. } => Answer::Subscribe(Box::new(read::<GrantedWire>(result)?.granted()?)),
+        HookRequest::SubRefresh { .. } => {
             let wire: RefreshWire = read(result)?;
             let (expired, expire_at_s) = (wire.expired, wire.expire_at.0);
             Answer::SubRefresh(SubRefreshAnswer {
@@ -174,7 +174,7 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
                 info: checked(wire.info, &wire.b64info)?,
             })
         }
-        Matter::Publish { form, .. } => {
+        HookRequest::Publish { form, .. } => {
             let wire: PublishWire = read(result)?;
             let filled = |text: String| (!text.is_empty()).then(|| text.into_boxed_str());
             Answer::Publish(PublishAnswer {
@@ -192,7 +192,7 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
                 version_epoch: filled(wire.version_epoch),
             })
         }
-        Matter::Rpc { .. } => {
+        HookRequest::Rpc { .. } => {
             let wire: RpcWire = read(result)?;
             Answer::Rpc { data: checked(wire.data, &wire.b64data)? }
         }

@@ -10,7 +10,7 @@ use crate::base::publication::PayloadForm;
 use crate::proto::centrifuge::Format;
 use crate::session::hook_call::Caller;
 
-fn hook_call(matter: Matter) -> HookCall {
+fn hook_call(hook_request: HookRequest) -> HookCall {
     let caller = Caller {
         client: ClientId(0x9336_a229_2400_4ebc_8c50_0a64_3d22_e8a0),
         user: "56".into(),
@@ -21,11 +21,11 @@ fn hook_call(matter: Matter) -> HookCall {
         certificate: None,
         address: None,
     };
-    HookCall { hook: "backend".into(), caller, matter }
+    HookCall { hook: "backend".into(), caller, hook_request }
 }
 
-fn connect() -> Matter {
-    Matter::Connect {
+fn connect() -> HookRequest {
+    HookRequest::Connect {
         data: Some(Bytes::from_static(b"{\"a\": [1]}")),
         name: "js".into(),
         version: "5".into(),
@@ -33,25 +33,25 @@ fn connect() -> Matter {
     }
 }
 
-fn subscribe() -> Matter {
-    Matter::Subscribe { channel: "chat:index".into(), token: "".into(), data: None }
+fn subscribe() -> HookRequest {
+    HookRequest::Subscribe { channel: "chat:index".into(), token: "".into(), data: None }
 }
 
-fn rpc() -> Matter {
-    Matter::Rpc { method: "".into(), data: Some(Bytes::from_static(b"null")) }
+fn rpc() -> HookRequest {
+    HookRequest::Rpc { method: "".into(), data: Some(Bytes::from_static(b"null")) }
 }
 
-fn publish() -> Matter {
-    Matter::Publish { channel: "c".into(), data: Bytes::from_static(b"7"), form: PayloadForm::Json }
+fn publish() -> HookRequest {
+    HookRequest::Publish { channel: "c".into(), data: Bytes::from_static(b"7"), form: PayloadForm::Json }
 }
 
-fn sub_refresh() -> Matter {
-    Matter::SubRefresh { channel: "c".into() }
+fn sub_refresh() -> HookRequest {
+    HookRequest::SubRefresh { channel: "c".into() }
 }
 
 #[test]
 fn a_client_is_asked_about_with_its_certificate_and_address() {
-    let mut call = hook_call(Matter::Refresh);
+    let mut call = hook_call(HookRequest::Refresh);
     let certificate = ClientCertificate { subject: "CN=a".into(), fingerprint: [7; 32] };
     call.caller.certificate = Some(Arc::new(certificate));
     call.caller.address = Some(std::net::IpAddr::from([192, 0, 2, 7]));
@@ -62,21 +62,21 @@ fn a_client_is_asked_about_with_its_certificate_and_address() {
 }
 
 #[test]
-fn questions_have_the_published_shape() {
-    let written = |matter: Matter, include_connection_meta, binary| {
-        String::from_utf8(encode(&hook_call(matter), Encoding { include_connection_meta, binary })).unwrap()
+fn hook_calls_have_the_published_shape() {
+    let written = |hook_request: HookRequest, include_connection_meta, binary| {
+        String::from_utf8(encode(&hook_call(hook_request), Encoding { include_connection_meta, binary })).unwrap()
     };
     const HEAD: &str = concat!(
         r#"{"client":"9336a229-2400-4ebc-8c50-0a643d22e8a0","transport":"websocket","#,
         r#""protocol":"json","encoding":"#
     );
-    for (matter, rest) in [
+    for (hook_request, rest) in [
         (connect(), r#""json","name":"js","version":"5","data":{"a": [1]},"channels":["a","b\""]}"#),
-        (Matter::Connect { data: None, name: "".into(), version: "".into(), channels: vec![] }, r#""json"}"#),
-        (Matter::Refresh, r#""json","user":"56"}"#),
+        (HookRequest::Connect { data: None, name: "".into(), version: "".into(), channels: vec![] }, r#""json"}"#),
+        (HookRequest::Refresh, r#""json","user":"56"}"#),
         (subscribe(), r#""json","user":"56","channel":"chat:index"}"#),
         (
-            Matter::Subscribe {
+            HookRequest::Subscribe {
                 channel: "c".into(),
                 token: "t".into(),
                 data: Some(Bytes::from_static(b"1")),
@@ -86,12 +86,12 @@ fn questions_have_the_published_shape() {
         (sub_refresh(), r#""json","user":"56","channel":"c"}"#),
         (publish(), r#""json","user":"56","channel":"c","data":7}"#),
         (rpc(), r#""json","user":"56","data":null}"#),
-        (Matter::Rpc { method: "m".into(), data: None }, r#""json","user":"56","method":"m"}"#),
+        (HookRequest::Rpc { method: "m".into(), data: None }, r#""json","user":"56","method":"m"}"#),
     ] {
-        assert_eq!(written(matter, false, false), format!("{HEAD}{rest}"));
+        assert_eq!(written(hook_request, false, false), format!("{HEAD}{rest}"));
     }
     assert_eq!(
-        written(Matter::Refresh, true, false),
+        written(HookRequest::Refresh, true, false),
         format!("{HEAD}\"json\",\"user\":\"56\",\"meta\":{{\"k\":1}}}}")
     );
     assert_eq!(
@@ -129,9 +129,9 @@ fn every_kind_of_answer_is_read_whole() {
             device: Some("phone".into()),
         }
     );
-    let decoded = |matter: &Matter, body: &str| decode(matter, body.as_bytes()).unwrap().unwrap();
+    let decoded = |hook_request: &HookRequest, body: &str| decode(hook_request, body.as_bytes()).unwrap().unwrap();
     assert_eq!(
-        decoded(&Matter::Refresh, r#"{"result":{"expire_at":5,"info":"i","meta":{},"expired":false}}"#),
+        decoded(&HookRequest::Refresh, r#"{"result":{"expire_at":5,"info":"i","meta":{},"expired":false}}"#),
         Answer::Refresh(RefreshAnswer {
             expired: false,
             expire_at_s: 5,
@@ -252,11 +252,11 @@ fn any_cut_of_an_answer_is_a_fault() {
 }
 
 #[test]
-fn a_question_weighs_what_the_client_made_of_it() {
-    let light = weight(&hook_call(Matter::Refresh));
+fn a_hook_call_weighs_what_the_client_made_of_it() {
+    let light = weight(&hook_call(HookRequest::Refresh));
     let data = Bytes::from(vec![b'1'; 50_000]);
     assert_eq!(
-        weight(&hook_call(Matter::Publish { channel: "c".into(), data, form: PayloadForm::Json })),
+        weight(&hook_call(HookRequest::Publish { channel: "c".into(), data, form: PayloadForm::Json })),
         light + 50_000
     );
 }
@@ -264,7 +264,7 @@ fn a_question_weighs_what_the_client_made_of_it() {
 /// PHP writes an empty array as a list, whatever it stands for.
 #[test]
 fn an_empty_list_is_an_empty_object() {
-    let ok = |matter: &Matter, body: &str| decode(matter, body.as_bytes()).unwrap().unwrap();
+    let ok = |hook_request: &HookRequest, body: &str| decode(hook_request, body.as_bytes()).unwrap().unwrap();
     for body in [r#"{"result":[]}"#, r#"{"result":[ ]}"#, r#"{"result":{"subs":[],"channels":[],"caps":[]}}"#]
     {
         assert_eq!(ok(&connect(), body), Answer::Connect(Box::default()), "{body}");
@@ -281,13 +281,13 @@ fn an_empty_list_is_an_empty_object() {
 
 #[test]
 fn a_grant_that_cannot_be_held_is_a_fault_that_names_it() {
-    for (matter, body, name) in [
+    for (hook_request, body, name) in [
         (connect(), r#"{"result":{"caps":[{"channels":["*"],"allow":["sub"]}]}}"#, "caps"),
         (connect(), r#"{"result":{"subs":{"a":{"allow":["pub"]}}}}"#, "allow"),
         (subscribe(), r#"{"result":{"allow":["pub"]}}"#, "allow"),
         (subscribe(), r#"{"result":{"server_tags_filter":{"op":"and"}}}"#, "server_tags_filter"),
     ] {
-        let Err(Fault::WrongShape(what)) = decode(&matter, body.as_bytes()) else {
+        let Err(Fault::WrongShape(what)) = decode(&hook_request, body.as_bytes()) else {
             panic!("{body} was taken")
         };
         assert!(what.contains(name), "{what}");

@@ -280,7 +280,7 @@ function latencyOf(data) {
   return `${Math.max(0, now() - data.sent).toFixed(1)} ms`;
 }
 
-// Many may join at once: one question a moment is enough.
+// Many may join at once: one request a moment is enough.
 let presenceTimer = 0;
 function askPresence(channel) {
   clearTimeout(presenceTimer);

@@ -48,7 +48,7 @@ use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
 use crate::control::tunnel::tickets::{Ticket, Tickets};
 use crate::record::{RecordFault, TicketsPart};
 use crate::session::hook_call::{Cancel, Waiting};
-use crate::session::tunnel::{Hello, Payload, TunnelAdmission, TunnelAnswer, TunnelCall, TunnelMatter};
+use crate::session::tunnel::{Hello, Payload, TunnelAdmission, TunnelAnswer, TunnelCall, TunnelRequest};
 use crate::shard::control_request::{Busy, TunnelReply};
 use crate::telemetry::LogLimit;
 
@@ -148,7 +148,7 @@ impl Tunnels {
         hook_call: TunnelCall,
         reply: TunnelReply,
     ) -> Result<Waiting, Busy> {
-        let kind = kind_of(&hook_call.matter);
+        let kind = kind_of(&hook_call.tunnel_request);
         let Ok(permit) = Arc::clone(&self.hook_calls).try_acquire_owned() else {
             self.counts.count(kind, "busy");
             reply.forget();
@@ -156,9 +156,9 @@ impl Tunnels {
         };
         let headers = headers_of(&hook_call, &self.backend(hook_call.tunnel), kind);
         let tunnels = Arc::clone(self);
-        let TunnelCall { tunnel: place, client, user, address, matter } = hook_call;
-        Ok(match matter {
-            TunnelMatter::Connect(hello) => {
+        let TunnelCall { tunnel: place, client, user, address, tunnel_request } = hook_call;
+        Ok(match tunnel_request {
+            TunnelRequest::Connect(hello) => {
                 let (waiting, gone) = oneshot::channel::<Infallible>();
                 handle.spawn(async move {
                     let from = (client.to_string(), address);
@@ -171,7 +171,7 @@ impl Tunnels {
                 });
                 Waiting::new(Nobody(waiting))
             }
-            TunnelMatter::Message { message, .. } => {
+            TunnelRequest::Message { message, .. } => {
                 handle.spawn(async move {
                     let answer = tunnels.message(place, message, headers).await;
                     drop(permit);
@@ -180,7 +180,7 @@ impl Tunnels {
                 // A message that was handed over is not taken back.
                 Waiting::for_good()
             }
-            TunnelMatter::Close { code, reason, messages, undelivered } => {
+            TunnelRequest::Close { code, reason, messages, undelivered } => {
                 reply.forget();
                 handle.spawn(async move {
                     let connection = client.to_string();
@@ -402,11 +402,11 @@ async fn deliver(mut reply: TunnelReply, answer: TunnelAnswer) {
     }
 }
 
-fn kind_of(matter: &TunnelMatter) -> &'static str {
-    match matter {
-        TunnelMatter::Connect(_) => "connect",
-        TunnelMatter::Message { .. } => "message",
-        TunnelMatter::Close { .. } => "close",
+fn kind_of(tunnel_request: &TunnelRequest) -> &'static str {
+    match tunnel_request {
+        TunnelRequest::Connect(_) => "connect",
+        TunnelRequest::Message { .. } => "message",
+        TunnelRequest::Close { .. } => "close",
     }
 }
 
@@ -428,7 +428,7 @@ fn headers_of(hook_call: &TunnelCall, backend: &Backend, kind: &'static str) -> 
     if let Some(address) = address {
         headers.insert("x-trunkline-address", address);
     }
-    if let TunnelMatter::Message { sequence, .. } = hook_call.matter {
+    if let TunnelRequest::Message { sequence, .. } = hook_call.tunnel_request {
         headers.insert("x-trunkline-sequence", HeaderValue::from(sequence));
     }
     headers

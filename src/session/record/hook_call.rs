@@ -8,7 +8,7 @@ use crate::record::{
     CallRecord, ConnectCall, ConnectPurpose, HookCallRecord, Moment, PublishCall, PublishPurpose,
     PurposeRecord, RecordFault, RpcCall, SinceRecord, SubscribeCall, SubscribePurpose,
 };
-use crate::session::hook_call::Matter;
+use crate::session::hook_call::HookRequest;
 use crate::session::record::{NameOf, filter_from_record};
 use crate::session::subscription::ChannelIndex;
 use crate::session::waits::{About, AwaitedCall, NO_CHANNEL, Wish};
@@ -56,7 +56,7 @@ impl AwaitedCall {
             number: self.number,
             until: Moment::of(self.until, now),
             purpose,
-            hook_call: question_to_record(&self.matter),
+            hook_call: hook_call_to_record(&self.hook_request),
         }
     }
 
@@ -102,7 +102,7 @@ impl AwaitedCall {
         };
         Ok(AwaitedCall {
             about,
-            matter: question_from_record(&record.hook_call),
+            hook_request: hook_call_from_record(&record.hook_call),
             number: record.number,
             until: record.until.at(written),
             _waiting: None,
@@ -110,37 +110,37 @@ impl AwaitedCall {
     }
 }
 
-fn question_to_record(matter: &Matter) -> CallRecord {
-    match matter.clone() {
-        Matter::Connect { data, name, version, channels } => {
+fn hook_call_to_record(hook_request: &HookRequest) -> CallRecord {
+    match hook_request.clone() {
+        HookRequest::Connect { data, name, version, channels } => {
             CallRecord::Connect(ConnectCall { data, name, version, channels })
         }
-        Matter::Refresh => CallRecord::Refresh,
-        Matter::Subscribe { channel, token, data } => {
+        HookRequest::Refresh => CallRecord::Refresh,
+        HookRequest::Subscribe { channel, token, data } => {
             CallRecord::Subscribe(SubscribeCall { channel, token, data })
         }
-        Matter::SubRefresh { channel } => CallRecord::SubRefresh(channel),
-        Matter::Publish { channel, data, form } => {
+        HookRequest::SubRefresh { channel } => CallRecord::SubRefresh(channel),
+        HookRequest::Publish { channel, data, form } => {
             CallRecord::Publish(PublishCall { channel, data, is_bytes: form == PayloadForm::Bytes })
         }
-        Matter::Rpc { method, data } => CallRecord::Rpc(RpcCall { method, data }),
+        HookRequest::Rpc { method, data } => CallRecord::Rpc(RpcCall { method, data }),
     }
 }
 
-fn question_from_record(record: &CallRecord) -> Matter {
+fn hook_call_from_record(record: &CallRecord) -> HookRequest {
     match record.clone() {
         CallRecord::Connect(ConnectCall { data, name, version, channels }) => {
-            Matter::Connect { data, name, version, channels }
+            HookRequest::Connect { data, name, version, channels }
         }
-        CallRecord::Refresh => Matter::Refresh,
+        CallRecord::Refresh => HookRequest::Refresh,
         CallRecord::Subscribe(SubscribeCall { channel, token, data }) => {
-            Matter::Subscribe { channel, token, data }
+            HookRequest::Subscribe { channel, token, data }
         }
-        CallRecord::SubRefresh(channel) => Matter::SubRefresh { channel },
+        CallRecord::SubRefresh(channel) => HookRequest::SubRefresh { channel },
         CallRecord::Publish(PublishCall { channel, data, is_bytes }) => {
             let form = if is_bytes { PayloadForm::Bytes } else { PayloadForm::Json };
-            Matter::Publish { channel, data, form }
+            HookRequest::Publish { channel, data, form }
         }
-        CallRecord::Rpc(RpcCall { method, data }) => Matter::Rpc { method, data },
+        CallRecord::Rpc(RpcCall { method, data }) => HookRequest::Rpc { method, data },
     }
 }

@@ -69,7 +69,7 @@ impl Core {
             _ if connection.peer.listed() => self.handle_peer_timer(slot),
             Kind::Http(_) => self.handle_http_timer(slot),
             Kind::Client(session) => match session.awaits() {
-                Some(_) => self.handle_question_timer(slot),
+                Some(_) => self.handle_hook_call_timer(slot),
                 None => self.close(slot, Disconnect::STALE),
             },
             Kind::Unidirectional(_) => self.handle_poll_timer(slot),

@@ -11,7 +11,7 @@ use crate::base::ids::UserName;
 use crate::proto::centrifuge::Format;
 use crate::proto::http1;
 use crate::proto::unidirectional::problem::{PROBLEM_TYPE, Problem, write_problem};
-use crate::session::hook_call::{Answer, Caller, Denied, Headers, Matter};
+use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookRequest};
 use crate::session::permissions::Deed;
 use crate::session::request::{Endpoint, Said, ends_with, user_of};
 use crate::session::unidirectional::{Admission, ReplyForm};
@@ -53,15 +53,15 @@ impl Core {
         endpoint: Endpoint,
         reply: ReplyForm,
         caller: Caller,
-        matter: Matter,
+        hook_request: HookRequest,
         unread: &[u8],
     ) {
-        let asked = match &matter {
-            Matter::Subscribe { channel, .. } => InquirySubject::Subscribe(channel.clone()),
-            Matter::Publish { .. } => InquirySubject::Publish,
+        let asked = match &hook_request {
+            HookRequest::Subscribe { channel, .. } => InquirySubject::Subscribe(channel.clone()),
+            HookRequest::Publish { .. } => InquirySubject::Publish,
             _ => InquirySubject::Connect,
         };
-        let (number, waiting) = self.put_question(self.conn_id(slot), caller, matter);
+        let (number, waiting) = self.make_hook_call(self.conn_id(slot), caller, hook_request);
         let inquiry = Inquiry { endpoint, number, _waiting: waiting, reply, asked, step };
         let Some(kept) = self.links.connections.requests_mut(slot) else {
             return;
@@ -73,7 +73,7 @@ impl Core {
         http.inquiry = Some(Box::new(inquiry));
         let more = !http.unread.is_empty();
         self.keep_http(slot, http);
-        self.timer_in(slot, self.env.options.question_patience);
+        self.timer_in(slot, self.env.options.hook_call_patience);
         // Reading goes on, or the end of a peer that is no longer interested would not be seen. A client that sends more has
         // said enough for now.
         self.links.actions.push(if more { Action::ReadPause(slot) } else { Action::ReadStart(slot) });

@@ -28,7 +28,7 @@ use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
 use crate::proto::unidirectional::notes;
 use crate::proto::unidirectional::problem::Problem;
 use crate::proto::websocket;
-use crate::session::hook_call::{Matter, PublishAnswer};
+use crate::session::hook_call::{HookRequest, PublishAnswer};
 use crate::session::info_of;
 use crate::session::origins::Welcome;
 use crate::session::request::{Said, Stop, UnidirectionalRequest, read};
@@ -101,10 +101,10 @@ impl Core {
         };
         let request = match request {
             Ok(request) => request,
-            Err(Stop::CallHook(matter, identity)) => {
+            Err(Stop::CallHook(hook_request, identity)) => {
                 let caller = self.uni_caller(slot, endpoint, identity.as_deref(), self.forwarded(slot, head));
                 let step = Step::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
-                self.ask_for_uni(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);
+                self.ask_for_uni(slot, step, endpoint, form, caller, hook_request, &bytes[head_len..]);
                 return bytes.len();
             }
             Err(Stop::Refused(problem, token)) => {
@@ -305,10 +305,10 @@ impl Core {
             let endpoint = command.request.endpoint;
             let caller = self.uni_caller(slot, endpoint, identity, command.headers.clone());
             let body = Bytes::from(body);
-            let matter = Matter::Publish { channel, data: body.clone(), form };
+            let hook_request = HookRequest::Publish { channel, data: body.clone(), form };
             let form = command.reply.clone();
             let step = Step::Publication { command: Box::new(command), body };
-            return self.ask_for_uni(slot, step, endpoint, form, caller, matter, &[]);
+            return self.ask_for_uni(slot, step, endpoint, form, caller, hook_request, &[]);
         }
         self.publish_for_uni(slot, command, body.into(), None);
     }

@@ -57,9 +57,9 @@ async function api(method, request) {
 // --- chat
 
 /** A browser shows the site's cookie, an app its session in `data`. */
-function onConnect(question, headers) {
+function onConnect(hookCall, headers) {
   const cookie = (headers.cookie ?? '').match(/(?:^|;\s*)session=([^;]*)/);
-  const user = SESSIONS.get(cookie ? cookie[1] : textOf(question.data, 'session'));
+  const user = SESSIONS.get(cookie ? cookie[1] : textOf(hookCall.data, 'session'));
   if (!user) return { disconnect: { code: 4501, reason: 'sign in first' } };
   return { result: { user, info: { name: user[0].toUpperCase() + user.slice(1) } } };
 }

@@ -69,30 +69,30 @@ def api(method, request):
 
 
 # --- chat
-def on_connect(question, headers):
+def on_connect(hook_call, headers):
     """A browser shows the site's cookie, an app its session in `data`."""
     cookie = re.search(r"(?:^|;\s*)session=([^;]*)", headers.get("Cookie", ""))
-    session = cookie[1] if cookie else text_of(question.get("data"), "session")
+    session = cookie[1] if cookie else text_of(hook_call.get("data"), "session")
     user = SESSIONS.get(session)
     if user is None:
         return {"disconnect": {"code": 4501, "reason": "sign in first"}}
     return {"result": {"user": user, "info": {"name": user.title()}}}
 
 
-def on_subscribe(question, headers):
-    if question["user"] not in MEMBERS.get(question["channel"], ()):
+def on_subscribe(hook_call, headers):
+    if hook_call["user"] not in MEMBERS.get(hook_call["channel"], ()):
         return {"error": {"code": 403, "message": "members only"}}
     return {"result": {}}
 
 
-def on_publish(question, headers):
+def on_publish(hook_call, headers):
     # Asked of everybody who tries to publish, subscribed or not.
-    if question["user"] not in MEMBERS.get(question["channel"], ()):
+    if hook_call["user"] not in MEMBERS.get(hook_call["channel"], ()):
         return {"error": {"code": 403, "message": "members only"}}
-    text = text_of(question.get("data"), "text").strip()
+    text = text_of(hook_call.get("data"), "text").strip()
     if not 0 < len(text) <= 500:
         return {"error": {"code": 400, "message": "a text has 1 to 500 characters"}}
-    return {"result": {"data": {"author": question["user"], "text": text}}}
+    return {"result": {"data": {"author": hook_call["user"], "text": text}}}
 
 
 def is_signed(signature, body):

@@ -87,7 +87,7 @@ impl World {
         }
         for plane in &self.planes {
             plane.books().close(&mut self.stage.coverage);
-            assert_eq!(plane.1.awaited(), 0, "questions that nobody gave up");
+            assert_eq!(plane.1.awaited(), 0, "hook calls that nobody gave up");
         }
         for host in self.ended_hosts() {
             let stats = self.stage.net.stats(host);
