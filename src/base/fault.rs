@@ -120,11 +120,14 @@ impl Disconnect {
     /// take the connection from each other for ever.
     pub const REPLACED: Disconnect = Disconnect::known(3510, "replaced by a newer connection");
 
-    // Of the published table, and never given by this daemon of its own accord: a backend may order them.
+    /// A channel that the client relies on could not be joined.
     pub const SERVER_ERROR: Disconnect = Disconnect::known(3004, "internal server error");
+    /// The client reads JSON, and the channel's publications are bytes.
+    pub const INAPPROPRIATE_PROTOCOL: Disconnect = Disconnect::known(3506, "inappropriate protocol");
+
+    // Of the published table, and never given by this daemon of its own accord: a backend may name them.
     pub const WRITE_ERROR: Disconnect = Disconnect::known(3009, "write error");
     pub const STATE_INVALIDATED: Disconnect = Disconnect::known(3014, "state invalidated");
-    pub const INAPPROPRIATE_PROTOCOL: Disconnect = Disconnect::known(3506, "inappropriate protocol");
     pub const NOT_AVAILABLE: Disconnect = Disconnect::known(3508, "not available");
     pub const TOO_MANY_ERRORS: Disconnect = Disconnect::known(3509, "too many errors");
 

@@ -218,6 +218,25 @@ impl Publication {
 /// Shared publications in offset order.
 pub type Publications = Vec<Arc<Publication>>;
 
+/// What somebody who joins gets of what it missed.
+#[derive(Clone, Debug, Default)]
+pub enum Missed {
+    /// It did not ask.
+    #[default]
+    NotAsked,
+    /// Some of it is not there any more.
+    Lost,
+    /// All of it, in order.
+    Given(Publications),
+}
+
+impl Missed {
+    /// Of one that asked: `None` is lost.
+    pub fn of(publications: Option<Publications>) -> Missed {
+        publications.map_or(Missed::Lost, Missed::Given)
+    }
+}
+
 /// A position as a client names it. An epoch that no log of ours ever had is `Foreign`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Since {

@@ -15,7 +15,7 @@ impl Shape {
     /// Bits of [`Shape::number`].
     pub const BITS: u32 = 1;
 
-    /// As clients ask for it. What nobody knows is not refused: who asks hears that it gets all of them.
+    /// As clients ask for it. An unknown name is not refused: the answer says that publications come whole.
     pub fn named(name: &str) -> Shape {
         match name {
             "fossil" => Shape::Delta,

@@ -2,7 +2,8 @@
 //! one before.
 //!
 //! Inputs: the command line, the environment, one file. Outputs: a checked [`Config`], or a [`Fault`] that names the
-//! key and where it was given. Must not know: what any setting does; sockets, shards, the control plane.
+//! key and where it was given. Must not know: what any setting does; sockets, the control plane, and of shards
+//! more than the types that settings are made of.
 
 pub mod authorities;
 pub mod centrifugo;

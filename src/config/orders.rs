@@ -57,7 +57,7 @@ pub fn commands() -> [Command; 3] {
                     .long("percent")
                     .value_name("N")
                     .value_parser(clap::value_parser!(u64).range(1..=100))
-                    .help("So many of a hundred, chosen at random"),
+                    .help("This percentage of clients, chosen at random"),
             )
             .arg(Arg::new("user").long("user").value_name("USER").help("All of this user"))
             .arg(Arg::new("channel").long("channel").value_name("CHANNEL").help("All in this channel"))

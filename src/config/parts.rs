@@ -24,7 +24,7 @@ use crate::config::tunnels::check_tunnels;
 /// Says what is wrong with a section or list, also beside all others.
 pub(super) type Check = fn(&Config, &mut Require<'_>);
 
-/// Says what is odd but not wrong, at this time in seconds since 1970.
+/// Warnings at this time, in seconds since 1970: what is odd but not wrong.
 pub(super) type Warn = fn(&Config, u64) -> Vec<String>;
 
 /// A section of the file: its name, what it is for, and its rows.

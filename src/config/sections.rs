@@ -47,7 +47,7 @@ settings! {
         /// is a /24 of IPv4, a /48 of IPv6), or "all". Hooks, events and tunnels get them whole.
         pub address_mask: AddressMask = AddressMask::None;
         /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
-        /// needs the API key unless the address is loopback.
+        /// needs the API key, but for a node in development.
         pub api_listen: Option<SocketAddr> = None, flag "api-listen" "ADDR", example "\"127.0.0.1:9000\"";
         /// This node's name in `info` and in logs. Empty: host name and port.
         pub name: String = String::new();

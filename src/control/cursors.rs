@@ -81,8 +81,9 @@ impl Api {
         let mut sent = Vec::with_capacity(by_owner.len());
         for (shard, channels) in by_owner {
             let channels: Vec<ChannelName> = channels.into_iter().collect();
-            let ask =
-                |reply| ControlRequest::Cursors(CursorsRequest::Unread(user.clone(), channels.clone(), reply));
+            let ask = |reply| {
+                ControlRequest::Cursors(CursorsRequest::Unread(user.clone(), channels.clone(), reply))
+            };
             let pending = self.shards().send(shard, ask)?;
             sent.push((channels, pending));
         }
@@ -131,14 +132,16 @@ impl Api {
         let remove = user_names(body.remove.unwrap_or_default())?;
         let (mut added, mut removed) = (0, 0);
         if !remove.is_empty() {
-            let ask =
-                |reply| ControlRequest::Cursors(CursorsRequest::Remove(channel.clone(), remove.clone(), reply));
+            let ask = |reply| {
+                ControlRequest::Cursors(CursorsRequest::Remove(channel.clone(), remove.clone(), reply))
+            };
             removed = self.shards().ask_owner(&channel, ask).await?;
         }
         if !add.is_empty() {
             let offset = body.offset.map(Offset);
-            let ask =
-                |reply| ControlRequest::Cursors(CursorsRequest::Add(channel.clone(), add.clone(), offset, reply));
+            let ask = |reply| {
+                ControlRequest::Cursors(CursorsRequest::Add(channel.clone(), add.clone(), offset, reply))
+            };
             added = self.shards().ask_owner(&channel, ask).await?;
         }
         Ok(Answer::Cursors(CursorsAnswer::Changed { added, removed }))

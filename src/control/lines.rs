@@ -9,24 +9,24 @@ use parking_lot::Mutex;
 
 /// Dropped when nobody reads them any more.
 pub trait Lines: Send {
-    /// The next lines; waits for one.
+    /// The next lines; waits for one. May be dropped while it waits: nothing is lost by that.
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send + '_>>;
 }
 
 /// Lines on their way to the connection that writes them, in the extensions of a response. A port that does not stream gives
 /// the response itself.
 #[derive(Clone)]
-struct Place(Arc<Mutex<Option<Box<dyn Lines>>>>);
+struct LinesSlot(Arc<Mutex<Option<Box<dyn Lines>>>>);
 
 /// Puts the lines in place of the response, on ports that stream.
 pub fn put(response: &mut Response, lines: impl Lines + 'static) {
-    response.extensions_mut().insert(Place(Arc::new(Mutex::new(Some(Box::new(lines))))));
+    response.extensions_mut().insert(LinesSlot(Arc::new(Mutex::new(Some(Box::new(lines))))));
 }
 
 pub fn are_in<B>(response: &::http::Response<B>) -> bool {
-    response.extensions().get::<Place>().is_some()
+    response.extensions().get::<LinesSlot>().is_some()
 }
 
 pub fn take<B>(response: &::http::Response<B>) -> Option<Box<dyn Lines>> {
-    response.extensions().get::<Place>()?.0.lock().take()
+    response.extensions().get::<LinesSlot>()?.0.lock().take()
 }

@@ -94,7 +94,7 @@ struct Judge {
 
 /// What ninety-nine of a hundred took at most, and where it is worst.
 #[derive(Debug, PartialEq, Eq)]
-struct Missed {
+struct MissedObjective {
     p99: Duration,
     shard: Place,
 }
@@ -108,7 +108,12 @@ impl Judge {
 
     /// What is missed in the window that ends now; `None` while the objective is met, or nothing was counted. What the engine
     /// was given to publish is appended there and nowhere else.
-    fn judge(&mut self, now: Instant, shards: &[ShardStats], engine: Option<&Histogram>) -> Option<Missed> {
+    fn judge(
+        &mut self,
+        now: Instant,
+        shards: &[ShardStats],
+        engine: Option<&Histogram>,
+    ) -> Option<MissedObjective> {
         let mut counted: Vec<(Place, Histogram)> =
             shards.iter().map(|shard| (Some(shard.shard), times(shard, self.timed))).collect();
         if self.timed == Timed::Stage(Stage::Appended) {
@@ -132,7 +137,7 @@ impl Judge {
             return None;
         }
         let worst = recent.iter().max_by_key(|(_, times)| times.above(self.p99))?;
-        Some(Missed { p99: all.quantile(0.99)?, shard: worst.0 })
+        Some(MissedObjective { p99: all.quantile(0.99)?, shard: worst.0 })
     }
 }
 
@@ -180,7 +185,7 @@ mod tests {
         );
         assert_eq!(judge.judge(at(1), &[shard(0, 99, 1), shard(1, 0, 0)], None), None);
         let missed = judge.judge(at(2), &[shard(0, 99, 1), shard(1, 10, 3)], None);
-        assert_eq!(missed, Some(Missed { p99: Duration::from_secs(1), shard: Some(ShardId(1)) }));
+        assert_eq!(missed, Some(MissedObjective { p99: Duration::from_secs(1), shard: Some(ShardId(1)) }));
         assert!(judge.judge(at(11), &[shard(0, 99, 1), shard(1, 10, 3)], None).is_some());
         assert_eq!(
             judge.judge(at(13), &[shard(0, 199, 1), shard(1, 10, 3)], None),

@@ -26,7 +26,9 @@ use crate::control::lines::{self, Lines};
 use crate::control::responses::{busy, problem};
 use crate::control::taps::Taps;
 use crate::shard::control_request::ControlRequest;
-use crate::shard::control_request::observer::{Happened, Happening, Observed, Observer, ObserverSink};
+use crate::shard::control_request::observer::{
+    Observation, Observer, ObserverEvent, ObserverSink, ObserverTarget,
+};
 
 /// Taps at a time: people who debug, not programs that watch.
 const TAPS_MAX: usize = 8;
@@ -47,7 +49,7 @@ pub fn routes() -> Router<Arc<App>> {
 
 /// Where shards put what they see.
 struct Queue {
-    events: mpsc::Sender<Happening>,
+    events: mpsc::Sender<ObserverEvent>,
     bytes: AtomicUsize,
     lost: AtomicU64,
     open: AtomicBool,
@@ -55,7 +57,7 @@ struct Queue {
 
 impl Queue {
     /// With what its reader takes.
-    fn new() -> (Arc<Queue>, mpsc::Receiver<Happening>) {
+    fn new() -> (Arc<Queue>, mpsc::Receiver<ObserverEvent>) {
         let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
         let (bytes, lost, open) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(true));
         (Arc::new(Queue { events: sender, bytes, lost, open }), events)
@@ -63,7 +65,7 @@ impl Queue {
 }
 
 impl ObserverSink for Queue {
-    fn take(&self, event: Happening) {
+    fn take(&self, event: ObserverEvent) {
         let bytes = weight(&event);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
         if before + bytes > QUEUE_BYTES_MAX || self.events.try_send(event).is_err() {
@@ -77,11 +79,11 @@ impl ObserverSink for Queue {
     }
 }
 
-fn weight(event: &Happening) -> usize {
+fn weight(event: &ObserverEvent) -> usize {
     let payload = match &event.what {
-        Happened::In { payload, .. }
-        | Happened::Out { payload, .. }
-        | Happened::Published { payload, .. } => payload.as_ref().map_or(0, Bytes::len),
+        Observation::In { payload, .. }
+        | Observation::Out { payload, .. }
+        | Observation::Published { payload, .. } => payload.as_ref().map_or(0, Bytes::len),
         _ => 0,
     };
     EVENT_BYTES + payload
@@ -91,7 +93,7 @@ fn weight(event: &Happening) -> usize {
 struct TapStream {
     queue: Arc<Queue>,
     /// Bound: `QUEUE_BYTES_MAX`; what finds no room is counted as lost.
-    events: mpsc::Receiver<Happening>,
+    events: mpsc::Receiver<ObserverEvent>,
     payloads: bool,
     taps: Taps,
 }
@@ -182,33 +184,33 @@ async fn open(app: &App, asked: Parameters) -> Result<Response, Response> {
 }
 
 /// One selector, and only one.
-fn selector(app: &App, asked: Parameters) -> Result<Observed, String> {
+fn selector(app: &App, asked: Parameters) -> Result<ObserverTarget, String> {
     const ONE: &str = "say what to tap: one of user, client, channel, tunnel and address, and only one";
     let Parameters { user, client, channel, tunnel, address, .. } = asked;
     match (user, client, channel, tunnel, address) {
         (Some(user), None, None, None, None) if user.is_empty() => {
             Err("a tap on all clients without a user would show everything: name a client".into())
         }
-        (Some(user), None, None, None, None) => Ok(Observed::User(user.as_str().into())),
+        (Some(user), None, None, None, None) => Ok(ObserverTarget::User(user.as_str().into())),
         (None, Some(client), None, None, None) => {
             let client =
                 client.parse::<ClientId>().map_err(|()| "client is no id of a connection".to_owned())?;
             let conn = app.api.shards().router().connection(client);
-            conn.map(Observed::Client).ok_or_else(|| "client is none of this node".to_owned())
+            conn.map(ObserverTarget::Client).ok_or_else(|| "client is none of this node".to_owned())
         }
         (None, None, Some(channel), None, None) if !channel.is_empty() => {
-            Ok(Observed::Channel(channel.as_str().into()))
+            Ok(ObserverTarget::Channel(channel.as_str().into()))
         }
         (None, None, None, Some(tunnel), None) => app
             .tunnels
             .place(&tunnel)
-            .map(Observed::Tunnel)
+            .map(ObserverTarget::Tunnel)
             .ok_or_else(|| "there is no tunnel of this name".to_owned()),
         (None, None, None, None, Some(address)) => match Trusted::parse(&address) {
             Some(Trusted::Network(network)) if network.prefix_len() == 0 => {
                 Err("a tap on every address would show everything".into())
             }
-            Some(Trusted::Network(network)) => Ok(Observed::Network(network)),
+            Some(Trusted::Network(network)) => Ok(ObserverTarget::Network(network)),
             _ => Err("address is neither an address nor a network".into()),
         },
         _ => Err(ONE.into()),
@@ -217,7 +219,7 @@ fn selector(app: &App, asked: Parameters) -> Result<Observed, String> {
 
 // --- what is shown
 
-fn shown(event: &Happening, payloads: bool) -> Value {
+fn shown(event: &ObserverEvent, payloads: bool) -> Value {
     let mut line = Map::new();
     line.insert("time_ms".into(), event.time_ms.into());
     line.insert("shard".into(), event.shard.0.into());
@@ -226,23 +228,23 @@ fn shown(event: &Happening, payloads: bool) -> Value {
         line.insert("user".into(), Value::from(&*event.user));
     }
     let mut set = |key: &str, value: Value| drop(line.insert(key.into(), value));
-    if let Happened::Connected { trace: Some(trace), .. }
-    | Happened::HookCall { trace: Some(trace), .. }
-    | Happened::Published { trace: Some(trace), .. } = &event.what
+    if let Observation::Connected { trace: Some(trace), .. }
+    | Observation::HookCall { trace: Some(trace), .. }
+    | Observation::Published { trace: Some(trace), .. } = &event.what
     {
         set("traceparent", trace.to_string().into());
     }
     match &event.what {
-        Happened::Connected { transport, .. } => {
+        Observation::Connected { transport, .. } => {
             set("what", "connected".into());
             set("transport", (*transport).into());
         }
-        Happened::In { bytes, payload } => {
+        Observation::In { bytes, payload } => {
             set("what", "in".into());
             set("bytes", (*bytes).into());
             say(&mut set, payload.as_deref().map(<[u8]>::to_vec), payloads);
         }
-        Happened::Out { bytes, websocket, payload } => {
+        Observation::Out { bytes, websocket, payload } => {
             set("what", "out".into());
             set("bytes", (*bytes).into());
             let payload = payload.as_deref().and_then(|bytes| match websocket {
@@ -251,30 +253,30 @@ fn shown(event: &Happening, payloads: bool) -> Value {
             });
             say(&mut set, payload, payloads);
         }
-        Happened::HookCall { kind, .. } => {
+        Observation::HookCall { kind, .. } => {
             set("what", "hook_call".into());
             set("kind", (*kind).into());
         }
-        Happened::HookAnswer { outcome } => {
+        Observation::HookAnswer { outcome } => {
             set("what", "hook_answer".into());
             set("outcome", (*outcome).into());
         }
-        Happened::Limited => set("what", "limited".into()),
-        Happened::Published { channel, bytes, payload, .. } => {
+        Observation::Limited => set("what", "limited".into()),
+        Observation::Published { channel, bytes, payload, .. } => {
             set("what", "published".into());
             set("channel", Value::from(&**channel));
             set("bytes", (*bytes).into());
             say(&mut set, payload.as_deref().map(<[u8]>::to_vec), payloads);
         }
-        Happened::Joined { channel } => {
+        Observation::Joined { channel } => {
             set("what", "joined".into());
             set("channel", Value::from(&**channel));
         }
-        Happened::Left { channel } => {
+        Observation::Left { channel } => {
             set("what", "left".into());
             set("channel", Value::from(&**channel));
         }
-        Happened::Ended { code, reason, by } => {
+        Observation::Ended { code, reason, by } => {
             set("what", "ended".into());
             set("code", (*code).into());
             set("reason", Value::from(&**reason));
@@ -348,12 +350,12 @@ mod tests {
     use super::*;
     use crate::base::ids::ShardId;
 
-    fn event(what: Happened) -> Happening {
-        Happening { time_ms: 5, shard: ShardId(1), client: Some(ClientId(7)), user: "ann".into(), what }
+    fn event(what: Observation) -> ObserverEvent {
+        ObserverEvent { time_ms: 5, shard: ShardId(1), client: Some(ClientId(7)), user: "ann".into(), what }
     }
 
-    fn received(text: &str) -> Happening {
-        event(Happened::In { bytes: text.len(), payload: Some(Bytes::copy_from_slice(text.as_bytes())) })
+    fn received(text: &str) -> ObserverEvent {
+        event(Observation::In { bytes: text.len(), payload: Some(Bytes::copy_from_slice(text.as_bytes())) })
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
-use crate::base::publication::{ClientInfo, Encoded, PayloadForm, Publications};
+use crate::base::publication::{ClientInfo, Encoded, Missed, PayloadForm, Publications};
 use crate::engine::followed::{Busy, goes_on};
 use crate::engine::inlet::Incoming;
 use crate::engine::job::{Done, Entries, Fault, LogRead, Task, Then};
@@ -131,7 +131,7 @@ impl Keeper {
             read.reverse();
         }
         let mut top = position;
-        let recovery = ask.recover.map(|since| {
+        let missed = ask.recover.map(|since| {
             if let SinceEpoch::Newest { from_ms, .. } = since.epoch {
                 return Some(
                     read.iter().skip_while(|publication| publication.time_ms < from_ms).cloned().collect(),
@@ -151,7 +151,7 @@ impl Keeper {
             let whole = same && reaches && read.len() <= recovery_max && goes_on(&read, since.offset);
             whole.then(|| read.clone())
         });
-        let mut recovery = recovery;
+        let mut missed = missed.map_or(Missed::NotAsked, Missed::of);
         // What has come through Pub/Sub meanwhile is behind what was read: shards that follow have had it.
         if let Some(tail) = &mut followed.log
             && tail.top.epoch == position.epoch
@@ -160,7 +160,7 @@ impl Keeper {
                 !rewinds || goes_on(&read, Offset(position.offset.0.saturating_sub(read.len() as u64)));
             if !cache
                 && is_whole
-                && let Some(Some(_)) = &recovery
+                && let Missed::Given(_) = &missed
             {
                 self.tails_bytes -= tail.bytes();
                 tail.extend_back(&read, position);
@@ -168,18 +168,18 @@ impl Keeper {
             }
             if tail.top.offset > position.offset {
                 let newer = tail.after(position.offset);
-                match (&mut recovery, newer) {
-                    (Some(Some(known)), Some(newer)) if !cache => {
+                match (&mut missed, newer) {
+                    (Missed::Given(known), Some(newer)) if !cache => {
                         known.extend(newer);
                         top = tail.top;
                     }
-                    (Some(Some(known)), Some(newer)) => {
+                    (Missed::Given(known), Some(newer)) => {
                         *known = newer.last().cloned().into_iter().collect();
                         top = tail.top;
                     }
-                    (None | Some(None), _) => top = tail.top,
+                    (Missed::NotAsked | Missed::Lost, _) => top = tail.top,
                     // It hears of a hole, and reads.
-                    (Some(Some(_)), None) => {}
+                    (Missed::Given(_), None) => {}
                 }
             }
         } else if followed.log.is_some() && !followed.members.is_empty() {
@@ -187,7 +187,7 @@ impl Keeper {
             self.say_where(&channel, position);
         }
         let fresh = self.channels.get(&channel).is_some_and(|followed| followed.log.is_none());
-        self.finish_join(ask, tag, (top, recovery));
+        self.finish_join(ask, tag, (top, missed));
         if fresh
             && !cache
             && let Some(tail) = self.channels.get_mut(&channel).and_then(|followed| followed.log.as_mut())

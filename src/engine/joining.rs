@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
-use crate::base::publication::{ClientInfo, Publications};
+use crate::base::publication::{ClientInfo, Missed};
 use crate::engine::followed::{Busy, Followed, Member, Tail};
 use crate::engine::job::{Entries, LogRead, Task, Then};
 use crate::engine::keeper::{Keeper, terms};
 use crate::engine::link::Change;
 use crate::hub::RecoveryMode;
 use crate::hub::requests::{JoinRequest, Since, SinceEpoch};
-use crate::shard::owner::{JoinOutcome, JoinTag, OwnerAnswer, OwnerRequest};
+use crate::session::JoinOutcome;
+use crate::shard::owner::{JoinTag, OwnerAnswer, OwnerRequest};
 
 impl Keeper {
     pub(super) fn begin_join(&mut self, ask: JoinRequest, tag: JoinTag) {
@@ -33,8 +34,8 @@ impl Keeper {
             return self.subscribe(&channel);
         }
         if !followed.options.keeps_history() {
-            let recovery = ask.recover.map(|_| None);
-            return self.finish_join(ask, tag, (Position::UNKNOWN, recovery));
+            let missed = if ask.recover.is_some() { Missed::Lost } else { Missed::NotAsked };
+            return self.finish_join(ask, tag, (Position::UNKNOWN, missed));
         }
         if let Some(outcome) = followed.log.as_ref().and_then(|tail| {
             join_from_tail(tail, &ask, followed.options.recovery_mode, self.limits.recovery_max)
@@ -77,7 +78,7 @@ impl Keeper {
         &mut self,
         ask: JoinRequest,
         tag: JoinTag,
-        (position, recovery): (Position, Option<Option<Publications>>),
+        (position, missed): (Position, Missed),
     ) {
         let JoinRequest { channel, conn, info, shown, recover, .. } = ask;
         let shard = self.posts.peer_shard(conn);
@@ -94,7 +95,7 @@ impl Keeper {
         if is_new {
             followed.interest.add(shard);
         }
-        let outcome: JoinOutcome = Ok((position, recovery));
+        let outcome: JoinOutcome = Ok((position, missed));
         self.posts.answer(OwnerAnswer::Joined {
             conn,
             channel: channel.clone(),
@@ -155,12 +156,12 @@ fn join_from_tail(
     ask: &JoinRequest,
     mode: RecoveryMode,
     recovery_max: usize,
-) -> Option<(Position, Option<Option<Publications>>)> {
-    let Some(since) = ask.recover else { return Some((tail.top, None)) };
+) -> Option<(Position, Missed)> {
+    let Some(since) = ask.recover else { return Some((tail.top, Missed::NotAsked)) };
     match mode {
         RecoveryMode::Cache if !since.is_rewind() => {
-            Some((tail.top, Some(Some(vec![Arc::clone(tail.newest()?)]))))
+            Some((tail.top, Missed::Given(vec![Arc::clone(tail.newest()?)])))
         }
-        _ => Some((tail.top, Some(Some(tail.missed(since, recovery_max)?)))),
+        _ => Some((tail.top, Missed::Given(tail.missed(since, recovery_max)?))),
     }
 }

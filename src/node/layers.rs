@@ -15,19 +15,19 @@ use crate::node::tls::Certificates;
 
 /// By default none.
 #[derive(Clone, Debug, Default)]
-pub struct Layers {
+pub struct NodeLayers {
     /// `None`: no listener speaks TLS.
     certificates: Option<Certificates>,
 }
 
 /// What has been read for new connections, and is not in place.
-pub struct Prepared(Option<TlsFiles>);
+pub struct PreparedLayers(Option<TlsFiles>);
 
-impl Layers {
+impl NodeLayers {
     /// # Errors
-    /// When what a layer is made with was good a moment ago and is not any more.
-    pub fn new(config: &Config) -> io::Result<Layers> {
-        Ok(Layers { certificates: Certificates::new(config)? })
+    /// When a file that was good a moment ago is not any more.
+    pub fn new(config: &Config) -> io::Result<NodeLayers> {
+        Ok(NodeLayers { certificates: Certificates::new(config)? })
     }
 
     /// What makes the layer of each connection of the listener.
@@ -36,7 +36,7 @@ impl Layers {
     }
 
     /// How long a layer may take until it is ready.
-    pub fn patience(config: &Config) -> Duration {
+    pub fn handshake_timeout(config: &Config) -> Duration {
         config.tls.handshake_timeout
     }
 
@@ -44,16 +44,16 @@ impl Layers {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn prepare(&self, config: &Config) -> Result<Prepared, String> {
+    pub fn prepare(&self, config: &Config) -> Result<PreparedLayers, String> {
         let files = self.certificates.as_ref().map(|certificates| certificates.prepare(&config.tls));
-        files.transpose().map(Prepared)
+        files.transpose().map(PreparedLayers)
     }
 
     /// New connections get this. Says what.
     ///
     /// # Errors
     /// What is wrong with it: the old goes on.
-    pub fn exchange(&self, prepared: Prepared) -> Result<Vec<String>, String> {
+    pub fn exchange(&self, prepared: PreparedLayers) -> Result<Vec<String>, String> {
         match (&self.certificates, prepared.0) {
             (Some(certificates), Some(files)) => certificates.exchange(files),
             _ => Ok(Vec::new()),

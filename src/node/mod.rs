@@ -68,7 +68,7 @@ use crate::hub::OwnedChannels;
 use crate::node::activation::Activated;
 use crate::node::announce::announce;
 use crate::node::incident::{Incident, LOG_PATIENCE, failed};
-use crate::node::layers::Layers;
+use crate::node::layers::NodeLayers;
 use crate::node::leave::leave;
 use crate::node::limits::{Descriptors, Room};
 use crate::node::notify::Notify;
@@ -173,7 +173,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     };
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client, &[]).map_err(io::Error::other)?;
-    let layers = Layers::new(config)?;
+    let layers = NodeLayers::new(config)?;
     let uid = match before {
         Some(before) => before.node.uid.to_string(),
         None => random_id()?.to_string(),
@@ -234,9 +234,9 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     }
     let running = Running::default();
     // Before anybody can know that this runs: a signal must not find the default action.
-    let by_user_2 = running.clone();
-    let by_user_2 = move || by_user_2.start().map(Asked::by_signal).map(Incident::Upgrade);
-    signals::watch(incidents.clone(), Box::new(by_user_2))?;
+    let on_user_2 = running.clone();
+    let on_user_2 = move || on_user_2.start().map(Asked::by_signal).map(Incident::Upgrade);
+    signals::watch(incidents.clone(), Box::new(on_user_2))?;
     let ended_shards = EndedShards::default();
     let mut threads = Vec::new();
     for id in router.every_shard() {
@@ -402,7 +402,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
 }
 
 /// What is counted neither by shards nor by the control plane.
-fn collectors(config: &Config, layers: &Layers, options: &ShardOptions) -> Vec<Arc<dyn Collector>> {
+fn collectors(config: &Config, layers: &NodeLayers, options: &ShardOptions) -> Vec<Arc<dyn Collector>> {
     let admission = options.admission.clone().map(|admission| {
         let mask = config.address_mask;
         Arc::new(admission::AdmissionMetrics { admission, mask }) as _

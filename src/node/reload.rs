@@ -17,7 +17,7 @@ use crate::control::live::Live;
 use crate::control::reload::Outcome;
 use crate::engine::RunningEngine;
 use crate::node::clock::unix_s;
-use crate::node::layers::Layers;
+use crate::node::layers::NodeLayers;
 use crate::node::limits::Room;
 use crate::node::tokens::Tokens;
 use crate::session::token::Verifier;
@@ -33,7 +33,7 @@ const RETRY: Duration = Duration::from_millis(1);
 
 /// How options of shards are made of a configuration: as at the start.
 pub type MakeOptions =
-    fn(&Config, Option<Arc<Verifier>>, &MemoryPlan, Room, &Layers) -> io::Result<ShardOptions>;
+    fn(&Config, Option<Arc<Verifier>>, &MemoryPlan, Room, &NodeLayers) -> io::Result<ShardOptions>;
 
 /// How those of a tunnel are made.
 pub type MakeTunnel = fn(&PlacedTunnel) -> TunnelOptions;
@@ -47,7 +47,7 @@ pub struct Reloader {
     tokens: Tokens,
     room: Room,
     router: Router,
-    layers: Layers,
+    layers: NodeLayers,
     live: Arc<Live>,
     make: (MakeOptions, MakeTunnel),
     engine: Option<Arc<RunningEngine>>,
@@ -61,7 +61,7 @@ impl Reloader {
         tokens: Tokens,
         room: Room,
         router: Router,
-        layers: Layers,
+        layers: NodeLayers,
         live: Arc<Live>,
         make: (MakeOptions, MakeTunnel),
     ) -> Reloader {
@@ -129,7 +129,7 @@ impl Reloader {
         let tunnels = place_tunnels(&self.tunnels, &config.tunnel)?;
         let layers = self.layers.prepare(config)?;
         let prepared = self.live.prepare(config, &tunnels, tokens.issuers.clone()).map_err(text)?;
-        let fresh = (self.make.0)(config, tokens.verifier.clone(), plan, self.room, &Layers::default())
+        let fresh = (self.make.0)(config, tokens.verifier.clone(), plan, self.room, &NodeLayers::default())
             .map_err(text)?;
         let admission = self.other_admission(&fresh)?;
         let options = self.keep_shared(fresh, config, &tunnels);

@@ -23,7 +23,7 @@ use crate::control;
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::hub::places::ClassLimit;
-use crate::node::layers::Layers;
+use crate::node::layers::NodeLayers;
 use crate::node::limits::{self, Room};
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
@@ -71,7 +71,7 @@ pub(super) fn shard_options(
     verifier: Option<Arc<Verifier>>,
     plan: &MemoryPlan,
     room: Room,
-    layers: &Layers,
+    layers: &NodeLayers,
 ) -> io::Result<ShardOptions> {
     let shards = config.shard_count();
     let limits = HubLimits {
@@ -139,7 +139,7 @@ pub(super) fn shard_options(
         ping_interval: client.ping_interval,
         pong_timeout: client.pong_timeout,
         connect_timeout: client.connect_timeout,
-        handshake_timeout: Layers::patience(config),
+        handshake_timeout: NodeLayers::handshake_timeout(config),
         expired_close_delay: EXPIRED_CLOSE_DELAY,
         hooks: ClientHooks {
             connect: client.connect_hook.as_deref().map(Box::from),
@@ -184,7 +184,7 @@ pub(super) fn kept_headers(config: &Config) -> Vec<Box<str>> {
     kept.into_iter().map(Box::from).collect()
 }
 
-pub(super) fn shard_listener(listener: &Listener, layers: &Layers) -> crate::shard::ListenerOptions {
+pub(super) fn shard_listener(listener: &Listener, layers: &NodeLayers) -> crate::shard::ListenerOptions {
     crate::shard::ListenerOptions {
         layer: layers.maker(listener),
         serves: listener.serves,

@@ -1,7 +1,7 @@
 //! What the node does about signals.
 //!
 //! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has the configuration and certificates read again, and
-//! SIGUSR2 what [`ByUser2`] says. SIGUSR1 does nothing and is logged.
+//! SIGUSR2 what [`OnUser2`] says. SIGUSR1 does nothing and is logged.
 //! SIGXFSZ is for the writer of the store: see [`super::file_limit`].
 //! SIGQUIT keeps the system's way: the process ends at once.
 
@@ -13,14 +13,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Incident;
 
-/// What SIGUSR2 asks for, or why it is ignored.
-pub type ByUser2 = Box<dyn FnMut() -> Result<Incident, &'static str> + Send>;
+/// What SIGUSR2 asks for (an upgrade), or why it is ignored.
+pub type OnUser2 = Box<dyn FnMut() -> Result<Incident, &'static str> + Send>;
 
 /// Signals that come meanwhile reach the node by `incidents`.
 ///
 /// # Errors
 /// When no handler can be installed, or no thread started.
-pub fn watch(incidents: mpsc::SyncSender<Incident>, by_user_2: ByUser2) -> io::Result<()> {
+pub fn watch(incidents: mpsc::SyncSender<Incident>, on_user_2: OnUser2) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut watched = {
         let _inside = runtime.enter();
@@ -31,7 +31,7 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>, by_user_2: ByUser2) -> io::R
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
             incidents: incidents.clone(),
-            by_user_2,
+            on_user_2,
         }
     };
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -51,7 +51,7 @@ struct Watched {
     user_1: Signal,
     user_2: Signal,
     incidents: mpsc::SyncSender<Incident>,
-    by_user_2: ByUser2,
+    on_user_2: OnUser2,
 }
 
 impl Watched {
@@ -70,7 +70,7 @@ impl Watched {
                 }
                 _ = self.user_1.recv() => "SIGUSR1 is ignored",
                 _ = self.user_2.recv() => {
-                    let asked = (self.by_user_2)().and_then(|asked| {
+                    let asked = (self.on_user_2)().and_then(|asked| {
                         self.incidents.try_send(asked).map_err(|_| "the node ends, or is busy")
                     });
                     match asked {

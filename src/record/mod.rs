@@ -3,7 +3,7 @@
 //! Inputs: plain data that the state machines give ([`crate::session::Session::to_record`] and its like), bytes. Outputs:
 //! the same data, or a [`RecordFault`]. Must not know: sessions, logs, sockets; who sends or stores the bytes.
 //!
-//! Two will use it: the upgrade of a running node, where the old process writes each peer, channel and the events log for
+//! Two use it: the upgrade of a running node, where the old process writes each peer, channel and the events log for
 //! the new one, and the store on disk.
 //!
 //! # On the wire

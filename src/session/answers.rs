@@ -1,7 +1,7 @@
 //! What a session asks the backend, and what the answers do.
 //!
 //! ```text
-//!  ask ──Effect::Ask──▶ (shard: Session::asked) ──▶ handle_answer ──▶ go on: what is due, then what was held
+//!  ask ─Effect::CallHook▶ (shard: Session::asked) ──▶ handle_answer ──▶ go on: what is due, then what was held
 //!                          │                            ▲
 //!                          └── the connection ends:     └── no answer in time: the shard says so itself
 //!                              dropped, which cancels
@@ -39,8 +39,13 @@ const LENIENCE_S: u64 = 60;
 impl Session {
     pub(super) fn ask(&mut self, about: About, hook_request: HookRequest, cx: &mut Context<'_>) {
         debug_assert!(!self.is_waiting(), "one thing at a time");
-        let asked =
-            AwaitedCall { about, hook_request: hook_request.clone(), number: 0, until: Time::NEVER, _waiting: None };
+        let asked = AwaitedCall {
+            about,
+            hook_request: hook_request.clone(),
+            number: 0,
+            until: Time::NEVER,
+            _waiting: None,
+        };
         self.extras_mut().waits = Some(Box::new(Waits::Answer(asked)));
         cx.effects.push(Effect::CallHook(hook_request));
     }

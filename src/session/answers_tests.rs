@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ClientId};
+use crate::base::publication::Missed;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::proto::wire::Wire;
 use crate::record::{self, PeerRecord, PeerState};
@@ -269,7 +270,7 @@ impl Stage {
             since,
             reject_unrecovered: false,
             data,
-            outcome: Ok((position, None)),
+            outcome: Ok((position, Missed::NotAsked)),
             filters: None,
             deliver_every: Default::default(),
             cursors: None,

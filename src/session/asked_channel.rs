@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
-use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
+use crate::base::publication::{Missed, Publications, Since, SinceEpoch, Visibility};
 use crate::session::context::SubscribeEffect;
 use crate::session::identity::Renewal;
 use crate::session::rights::flags_of;
@@ -126,31 +126,31 @@ impl AskedChannel {
 
     /// Takes the outcome of a join. True when a poll should look whether the log has what the join did not give:
     /// a recovery gives all that was missed or nothing, a poll is content with a part.
-    pub fn joined(&mut self, top: Position, recovery: Option<Option<Publications>>, reads_on: bool) -> bool {
+    pub fn joined(&mut self, top: Position, missed: Missed, reads_on: bool) -> bool {
         self.top = Some(top);
-        match recovery {
+        match missed {
             // Nothing was missed, whatever is allowed.
-            Some(Some(publications)) if publications.is_empty() => {
+            Missed::Given(publications) if publications.is_empty() => {
                 self.through = Some(top);
                 false
             }
-            Some(Some(publications)) if self.recoverable || self.since.is_none() || self.whole => {
+            Missed::Given(publications) if self.recoverable || self.since.is_none() || self.whole => {
                 self.publications = publications;
                 self.through = Some(top);
                 false
             }
-            Some(None)
+            Missed::Lost
                 if self.recoverable
                     && reads_on
                     && self.since.is_some_and(|since| since.epoch == top.epoch) =>
             {
                 true
             }
-            Some(_) => {
+            Missed::Lost | Missed::Given(_) => {
                 self.lost = self.since.is_some();
                 false
             }
-            None => false,
+            Missed::NotAsked => false,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
-use crate::base::publication::{Publications, Since};
+use crate::base::publication::{Missed, Publications, Since};
 use crate::hub::cursors::UserCursors;
 use crate::proto::centrifuge::reply::{ConnectResult, ErrorRef, Reply};
 use crate::proto::wire::Carrier;
@@ -17,6 +17,9 @@ use crate::session::state::{Phase, Session};
 use crate::session::subscribed::Subscribed;
 use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::waits::{Connecting, Waits};
+
+/// Where the log stands, and what was missed of it.
+pub type JoinOutcome = Result<(Position, Missed), ErrorCode>;
 
 /// A join as the channel's owner answered it.
 #[derive(Debug)]
@@ -33,7 +36,7 @@ pub struct JoinAnswer {
     pub filters: Option<Arc<Filters>>,
     /// How often it is given something, for the shard.
     pub deliver_every: DeliverEvery,
-    pub outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
+    pub outcome: JoinOutcome,
     /// Where its user stands, if it is to hear of that.
     pub cursors: Option<Box<UserCursors>>,
 }
@@ -72,7 +75,7 @@ impl Session {
     ) -> Result<JoinVerdict, Disconnect> {
         let wanted = self.sub(channel).is_some_and(|sub| sub.awaits(answer.number));
         let server_side = answer.flags & Sub::SERVER_SIDE != 0;
-        let (position, recovered) = match answer.outcome {
+        let (position, missed) = match answer.outcome {
             Ok(outcome) => outcome,
             Err(error_code) => {
                 if wanted {
@@ -95,7 +98,7 @@ impl Session {
                 return Ok(JoinVerdict::Refused);
             }
         };
-        if answer.reject_unrecovered && matches!(recovered, Some(None)) {
+        if answer.reject_unrecovered && matches!(missed, Missed::Lost) {
             cx.refuse(answer.id, ErrorCode::UnrecoverablePosition);
             return Ok(match wanted {
                 true => {
@@ -111,11 +114,16 @@ impl Session {
             Some([first, ..]) if rewound => Offset(first.offset().0.saturating_sub(1)),
             _ => answer.since.map_or(Offset(0), |since| since.offset),
         };
+        let recovery = match missed {
+            Missed::NotAsked => None,
+            Missed::Lost => Some(None),
+            Missed::Given(publications) => Some(Some(publications)),
+        };
         let cursors = answer.cursors.map(|cursors| standing(position, &cursors));
         let mut subscribed = Subscribed {
             flags: answer.flags,
             position,
-            recovery: recovered.map(|publications| (asked(&publications), publications)),
+            recovery: recovery.map(|publications| (asked(&publications), publications)),
             rewound,
             expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
             data: answer.data,

@@ -46,7 +46,7 @@ pub use commands::Progress;
 pub use context::{Context, Effect, Emulation, Hooks, Rights, SessionEnvironment, SubscribeEffect};
 pub use held::{HELD_BYTES_MAX, READ_WEIGHT, RECOVERY_WEIGHT, TURN_COMMANDS_MAX, UNDER_WAY_MAX};
 pub use identity::{Identity, Renewal, info_of, shared_info};
-pub use joins::{JoinAnswer, JoinVerdict};
+pub use joins::{JoinAnswer, JoinOutcome, JoinVerdict};
 pub use record::PlaceOf;
 pub use state::{Opening, Session};
 pub use subscribed::{info_view, view};

@@ -589,7 +589,8 @@ fn check_rights(
         _ if grant.is_some() => true,
         Some(Some(_)) => true,
         None if rights.subscribe_hook && matters => {
-            let hook_request = HookRequest::Subscribe { channel: channel.into(), token: Box::default(), data: None };
+            let hook_request =
+                HookRequest::Subscribe { channel: channel.into(), token: Box::default(), data: None };
             return Err(Stop::CallHook(hook_request, admission.identity.clone()));
         }
         Some(None) | None => rights.may(Deed::Subscribe, false),

@@ -278,7 +278,7 @@ impl Unidirectional {
         if !self.sub(channel).is_some_and(|sub| sub.awaits(answer.number)) {
             return (JoinVerdict::Ignore, AfterJoin::Wait);
         }
-        let (top, recovery) = match answer.outcome {
+        let (top, missed) = match answer.outcome {
             Ok(outcome) => outcome,
             Err(error_code) => {
                 self.remove(channel);
@@ -302,7 +302,7 @@ impl Unidirectional {
             Some(since) => asked.began_at(since),
             None => {}
         }
-        if asked.joined(top, recovery, polls) {
+        if asked.joined(top, missed, polls) {
             return (subscribe, AfterJoin::ReadLog { since: asked.since(), limit: limit.into() });
         }
         asking.outstanding -= 1;
@@ -373,7 +373,8 @@ mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
     use crate::base::ids::Epoch;
-    use crate::base::publication::{Encoded, Publication, SinceEpoch, Visibility};
+    use crate::base::publication::{Encoded, Missed, Publication, SinceEpoch, Visibility};
+    use crate::session::joins::JoinOutcome;
     use std::sync::Arc;
 
     fn at(offset: u64) -> Position {
@@ -403,19 +404,19 @@ mod tests {
     #[test]
     fn what_was_missed_is_given_where_it_may_be() {
         let mut given = asked(Some(at(3)), true);
-        assert!(!given.joined(at(5), Some(Some(publications([4, 5]))), true));
+        assert!(!given.joined(at(5), Missed::Given(publications([4, 5])), true));
         assert_eq!((given.start(), given.publications.len(), given.lost), (Some(at(3)), 2, false));
 
         let mut forbidden = asked(Some(at(3)), false);
-        assert!(!forbidden.joined(at(5), Some(Some(publications([4, 5]))), true));
+        assert!(!forbidden.joined(at(5), Missed::Given(publications([4, 5])), true));
         assert_eq!((forbidden.start(), forbidden.publications.len(), forbidden.lost), (Some(at(5)), 0, true));
 
         let mut nothing = asked(Some(at(5)), false);
-        assert!(!nothing.joined(at(5), Some(Some(Vec::new())), true));
+        assert!(!nothing.joined(at(5), Missed::Given(Vec::new()), true));
         assert!(!nothing.lost);
 
         let mut new = asked(None, true);
-        assert!(!new.joined(at(5), None, true));
+        assert!(!new.joined(at(5), Missed::NotAsked, true));
         assert_eq!((new.start(), new.lost), (Some(at(5)), false));
     }
 
@@ -428,13 +429,13 @@ mod tests {
         };
         assert_eq!(rewinding().subscribe(0).since, rewinding().rewind);
         let mut given = rewinding();
-        assert!(!given.joined(at(5), Some(Some(publications([4, 5]))), true));
+        assert!(!given.joined(at(5), Missed::Given(publications([4, 5])), true));
         assert_eq!((given.start(), given.opens_at(), given.lost), (Some(at(3)), Some(at(3)), false));
         assert_eq!(given.publications.len(), 2);
         // What was published between the join and the answer is no loss to a client that had nothing.
         given.gap(at(9));
         assert_eq!((given.start(), given.publications.len(), given.lost), (Some(at(9)), 0, false));
-        for nothing in [Some(Some(Vec::new())), Some(None)] {
+        for nothing in [Missed::Given(Vec::new()), Missed::Lost] {
             let mut given = rewinding();
             assert!(!given.joined(at(5), nothing, true));
             assert_eq!((given.start(), given.lost), (Some(at(5)), false));
@@ -447,10 +448,10 @@ mod tests {
     #[test]
     fn who_gets_nothing_of_what_it_missed_stands_behind_it() {
         let mut stream = asked(Some(at(3)), true);
-        assert!(!stream.joined(at(5), Some(Some(Vec::new())), true));
+        assert!(!stream.joined(at(5), Missed::Given(Vec::new()), true));
         assert_eq!((stream.start(), stream.lost), (Some(at(5)), false));
         let mut poll = asked(Some(at(3)), true);
-        assert!(poll.joined(at(9), Some(None), true));
+        assert!(poll.joined(at(9), Missed::Lost, true));
         poll.read_on(&publications(4..=7), Vec::new());
         assert_eq!((poll.start(), poll.first, poll.lost), (Some(at(7)), Some(Offset(4)), false));
         poll.read_on(&publications(4..=7), publications([5]));
@@ -460,27 +461,27 @@ mod tests {
     #[test]
     fn a_poll_reads_on_in_the_log_where_a_stream_is_told_that_it_lost() {
         let mut stream = asked(Some(at(1)), true);
-        assert!(!stream.joined(at(900), Some(None), false) && stream.lost);
+        assert!(!stream.joined(at(900), Missed::Lost, false) && stream.lost);
 
         let mut poll = asked(Some(at(1)), true);
-        assert!(poll.joined(at(900), Some(None), true) && !poll.lost);
+        assert!(poll.joined(at(900), Missed::Lost, true) && !poll.lost);
         poll.read_on(&publications(2..=301), publications(2..=301));
         assert_eq!((poll.publications.len(), poll.lost), (300, false));
 
         for gap in [publications(3..5), Vec::new()] {
             let mut poll = asked(Some(at(1)), true);
-            poll.joined(at(900), Some(None), true);
+            poll.joined(at(900), Missed::Lost, true);
             poll.read_on(&gap, gap.clone());
             assert!(poll.lost && poll.publications.is_empty());
         }
         let mut foreign = asked(Some(Position { offset: Offset(1), epoch: Epoch(2) }), true);
-        assert!(!foreign.joined(at(900), Some(None), true) && foreign.lost);
+        assert!(!foreign.joined(at(900), Missed::Lost, true) && foreign.lost);
     }
 
     #[test]
     fn what_is_lost_before_the_answer_is_said_in_it() {
         let mut uni = polling(vec![asked(Some(at(3)), true), asked(Some(at(1)), true), asked(None, true)]);
-        let answers = [Some(Some(publications([4, 5]))), Some(None), None];
+        let answers = [Missed::Given(publications([4, 5])), Missed::Lost, Missed::NotAsked];
         for (place, recovery) in answers.into_iter().enumerate() {
             let place = place as u32;
             uni.join_asked(3 + place, 10 + place, place);
@@ -502,7 +503,7 @@ mod tests {
         let mut uni = polling(vec![asked(None, true)]);
         uni.join_asked(3, 7, 0);
         let verdict = |uni: &mut Unidirectional, channel, number| {
-            uni.handle_joined(channel, join_answer(number, 0, Ok((at(5), None)))).0
+            uni.handle_joined(channel, join_answer(number, 0, Ok((at(5), Missed::NotAsked)))).0
         };
         assert_eq!(verdict(&mut uni, 3, 6), JoinVerdict::Ignore);
         assert_eq!(verdict(&mut uni, 4, 7), JoinVerdict::Ignore);
@@ -520,7 +521,7 @@ mod tests {
         uni
     }
 
-    fn join_answer(number: u32, id: u32, outcome: Outcome) -> JoinAnswer {
+    fn join_answer(number: u32, id: u32, outcome: JoinOutcome) -> JoinAnswer {
         JoinAnswer {
             number,
             id,
@@ -535,8 +536,6 @@ mod tests {
         }
     }
 
-    type Outcome = Result<(Position, Option<Option<Publications>>), ErrorCode>;
-
     #[test]
     fn a_request_goes_on_when_its_last_join_is_answered() {
         let subscribe = JoinVerdict::Subscribe { join_leaves: false };
@@ -544,17 +543,17 @@ mod tests {
         uni.join_asked(3, 10, 0);
         uni.join_asked(4, 11, 1);
         // The log has what the join did not give: the request still waits for that.
-        let (verdict, after) = uni.handle_joined(3, join_answer(10, 0, Ok((at(900), Some(None)))));
+        let (verdict, after) = uni.handle_joined(3, join_answer(10, 0, Ok((at(900), Missed::Lost))));
         let since = Since { offset: Offset(1), epoch: SinceEpoch::Known(Epoch(1)) };
         assert_eq!((verdict, after), (subscribe, AfterJoin::ReadLog { since: Some(since), limit: 9 }));
         uni.asking().unwrap().outstanding -= 1;
-        let (_, after) = uni.handle_joined(4, join_answer(11, 1, Ok((at(5), None))));
+        let (_, after) = uni.handle_joined(4, join_answer(11, 1, Ok((at(5), Missed::NotAsked))));
         assert_eq!(after, AfterJoin::Answer);
 
         let mut uni = polling(vec![asked(None, true), asked(None, true)]);
         uni.join_asked(3, 10, 0);
         uni.join_asked(4, 11, 1);
-        let (_, after) = uni.handle_joined(4, join_answer(11, 1, Ok((at(5), None))));
+        let (_, after) = uni.handle_joined(4, join_answer(11, 1, Ok((at(5), Missed::NotAsked))));
         assert!(after == AfterJoin::Wait && after.waits());
         let refused = uni.handle_joined(3, join_answer(10, 0, Err(ErrorCode::LimitExceeded)));
         assert_eq!(refused, (JoinVerdict::Refused, AfterJoin::Refuse(ErrorCode::LimitExceeded)));
@@ -565,7 +564,7 @@ mod tests {
     fn a_stream_that_flows_hears_what_came_of_its_command() {
         let mut uni = Unidirectional::new(7, Mode::Stream(Encoding::WebSocketJson), None);
         for (number, outcome, expected) in [
-            (1, Ok((at(5), None)), AfterJoin::NoteSubscribed),
+            (1, Ok((at(5), Missed::NotAsked)), AfterJoin::NoteSubscribed),
             (2, Err(ErrorCode::LimitExceeded), AfterJoin::NoteRefused(ErrorCode::LimitExceeded)),
         ] {
             uni.join_asked(number, number, 0);

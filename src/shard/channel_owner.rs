@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
-use crate::base::publication::{Publication, Publications, Since};
+use crate::base::publication::{Missed, Publication, Publications, Since};
 use crate::base::time::Time;
 use crate::hub::OwnedChannels;
 use crate::hub::cursors::UserCursors;
@@ -165,7 +165,12 @@ impl ChannelOwner {
     }
 
     /// What the control plane asks about a channel. Gives anything else back.
-    pub fn handle_control_request(&mut self, ask: ControlRequest, at: Moment, post: Post<'_>) -> Option<ControlRequest> {
+    pub fn handle_control_request(
+        &mut self,
+        ask: ControlRequest,
+        at: Moment,
+        post: Post<'_>,
+    ) -> Option<ControlRequest> {
         match ask {
             ControlRequest::Publish(ask, reply) => self.publish(ask, PublishedTo::Control(reply), at, post),
             ControlRequest::History(ask, reply) => reply.send(self.owned.history(&ask, at.now)),
@@ -328,16 +333,17 @@ impl ChannelOwner {
     ) {
         let Joining { conn, channel, mut since, tag, event, cursors } = join;
         let outcome = outcome.map(|(position, recovery)| {
-            let recovery = recovery.map(|recovery| match recovery {
-                Recovery::Recovered(publications) => Some(publications),
+            let missed = match recovery {
+                None => Missed::NotAsked,
+                Some(Recovery::Recovered(publications)) => Missed::Given(publications),
                 // What it has is given up for what is there, unless it wants to hear of the loss.
-                Recovery::Replaced(publications) if !tag.reject_unrecovered => {
+                Some(Recovery::Replaced(publications)) if !tag.reject_unrecovered => {
                     since = Some(Since::WHOLE);
-                    Some(publications)
+                    Missed::Given(publications)
                 }
-                Recovery::Lost | Recovery::Replaced(_) | Recovery::Later(_) => None,
-            });
-            (position, recovery)
+                Some(Recovery::Lost | Recovery::Replaced(_) | Recovery::Later(_)) => Missed::Lost,
+            };
+            (position, missed)
         });
         answer(OwnerAnswer::Joined { conn, channel, since, tag, outcome, cursors }, post);
         // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.

@@ -9,7 +9,7 @@ use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{Epoch, Sock};
 use crate::base::prng::Prng;
-use crate::base::publication::{ClientInfo, SinceEpoch, Visibility};
+use crate::base::publication::{ClientInfo, Missed, SinceEpoch, Visibility};
 use crate::hub::creators::Creator;
 use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack};
 use crate::hub::requests::JoinRequest;
@@ -178,13 +178,13 @@ fn describe(shard: ShardId, message: FromOwner) -> String {
             OwnerAnswer::Published { id, outcome: Err(error_code), .. } => {
                 format!("answer {id}: {error_code:?}")
             }
-            OwnerAnswer::Joined { conn, outcome: Ok((position, recovery)), .. } => {
-                let recovery = match recovery {
-                    Some(Some(publications)) => format!(" recovered [{}]", offsets(&publications)),
-                    Some(None) => " lost".to_owned(),
-                    None => String::new(),
+            OwnerAnswer::Joined { conn, outcome: Ok((position, missed)), .. } => {
+                let missed = match missed {
+                    Missed::Given(publications) => format!(" recovered [{}]", offsets(&publications)),
+                    Missed::Lost => " lost".to_owned(),
+                    Missed::NotAsked => String::new(),
                 };
-                format!("in {} at {}{recovery}", conn.sock().slot, position.offset.0)
+                format!("in {} at {}{missed}", conn.sock().slot, position.offset.0)
             }
             OwnerAnswer::Read { answer: ReadAnswer::Page { publications, position }, .. } => {
                 format!("page [{}] of {}", offsets(&publications), position.offset.0)

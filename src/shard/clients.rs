@@ -14,7 +14,7 @@ use crate::proto::wire::Wire;
 use crate::session::hook_call::PublishAnswer;
 use crate::session::sends::key_of;
 use crate::session::{Context, Effect, Emulation, Progress, READ_WEIGHT, Session};
-use crate::shard::control_request::observer::Happened;
+use crate::shard::control_request::observer::Observation;
 use crate::shard::core::Core;
 use crate::shard::gather::AckGather;
 use crate::shard::links::Action;
@@ -304,7 +304,7 @@ impl Core {
             Effect::Refused(error_code) => self.env.stats.error_code(error_code),
             Effect::Limited => {
                 self.env.stats.counters.commands_limited_total += 1;
-                self.show(slot, || Happened::Limited);
+                self.show(slot, || Observation::Limited);
             }
         }
     }

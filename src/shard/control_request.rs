@@ -219,7 +219,7 @@ pub struct ShardStats {
     pub subscriptions: u64,
     /// What its connections make the node keep for them, the kernel's buffers estimated.
     pub client_buffers_bytes: u64,
-    /// What is there now, of all shards together: name, help and value.
+    /// What is there now in this shard, exported as the sum of all: name, help and value.
     pub sums: Vec<(&'static str, &'static str, u64)>,
     /// The part of its time that it does not wait in, of the last tenths of a second.
     pub busy_percent: u32,
@@ -260,8 +260,12 @@ impl CursorsRequest {
         match self {
             CursorsRequest::Page(_, reply) => reply.send(Err(error_code)),
             CursorsRequest::Unread(_, _, reply) => reply.send(Err(error_code)),
-            CursorsRequest::ReadBy(_, reply) | CursorsRequest::Members(_, reply) => reply.send(Err(error_code)),
-            CursorsRequest::Add(_, _, _, reply) | CursorsRequest::Remove(_, _, reply) => reply.send(Err(error_code)),
+            CursorsRequest::ReadBy(_, reply) | CursorsRequest::Members(_, reply) => {
+                reply.send(Err(error_code))
+            }
+            CursorsRequest::Add(_, _, _, reply) | CursorsRequest::Remove(_, _, reply) => {
+                reply.send(Err(error_code))
+            }
         }
     }
 }

@@ -265,7 +265,7 @@ mod tests {
         assert_eq!(occupancy.due(at(5999)), None);
         assert!(!occupancy.filled("a"), "it is occupied to the backend still");
         assert_eq!((occupancy.due(at(9000)), occupancy.next()), (None, None));
-        // Emptied again, its time begins anew.
+        // Emptied again, its time begins again.
         occupancy.emptied("a".into(), at(9500));
         assert_eq!(occupancy.due(at(10_499)), None);
         assert_eq!(occupancy.due(at(10_500)).as_deref(), Some("a"));

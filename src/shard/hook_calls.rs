@@ -7,7 +7,7 @@ use crate::base::ids::{ConnId, UserName};
 use crate::proto::http1::RequestHead;
 use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookCall, HookRequest, Waiting};
 use crate::shard::control_request::BackendReply;
-use crate::shard::control_request::observer::Happened;
+use crate::shard::control_request::observer::Observation;
 use crate::shard::control_request::seen::EndedBy;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HookAnswered, ShardMessage};
@@ -57,7 +57,10 @@ impl Core {
             certificate: self.links.layers.certificate(slot),
             address,
         };
-        self.show(slot, || Happened::HookCall { kind: kind_of(&hook_request), trace: self.trace_of(slot) });
+        self.show(slot, || Observation::HookCall {
+            kind: kind_of(&hook_request),
+            trace: self.trace_of(slot),
+        });
         let (number, waiting) = self.make_hook_call(conn, caller, hook_request);
         let until = self.env.now + self.env.options.hook_call_patience;
         let Some(session) = self.links.connections.session(slot) else {
@@ -68,7 +71,12 @@ impl Core {
     }
 
     /// Puts a hook call. Its answer comes as a shard message in any case but one: see [`crate::shard::ShardOptions::hook_call_patience`].
-    pub fn make_hook_call(&mut self, conn: ConnId, caller: Caller, hook_request: HookRequest) -> (u32, Option<Waiting>) {
+    pub fn make_hook_call(
+        &mut self,
+        conn: ConnId,
+        caller: Caller,
+        hook_request: HookRequest,
+    ) -> (u32, Option<Waiting>) {
         self.messages.hook_calls_made = self.messages.hook_calls_made.wrapping_add(1);
         self.env.stats.counters.questions_asked_total += 1;
         let number = self.messages.hook_calls_made;
@@ -84,7 +92,9 @@ impl Core {
             }
         });
         let asked = match (&self.env.control, self.hook_of(&hook_request)) {
-            (Some(control), Some(hook)) => control.ask_backend(HookCall { hook, caller, hook_request }, reply).ok(),
+            (Some(control), Some(hook)) => {
+                control.ask_backend(HookCall { hook, caller, hook_request }, reply).ok()
+            }
             _ => None,
         };
         if asked.is_none() {
@@ -125,7 +135,7 @@ impl Core {
                 Some(true) => "denied",
                 Some(false) => "unavailable",
             };
-            self.show(slot, || Happened::HookAnswer { outcome });
+            self.show(slot, || Observation::HookAnswer { outcome });
         }
         let wanted = match self.live(conn) {
             Some(slot) => self.answer_asker(slot, number, outcome),

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ChannelName, UserName};
 use crate::session::tunnel::Tunnel;
-use crate::shard::control_request::observer::Happened;
+use crate::shard::control_request::observer::Observation;
 use crate::shard::control_request::seen::{
     Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionSeen, ConnectionsPage, ConnectionsQuery, End,
     kept,
@@ -35,7 +35,7 @@ impl Core {
         let transport = || {
             self.links.connections.get(slot).map_or("unknown", |connection| transport_of(&connection.peer))
         };
-        self.show(slot, || Happened::Connected { transport: transport(), trace: self.trace_of(slot) });
+        self.show(slot, || Observation::Connected { transport: transport(), trace: self.trace_of(slot) });
     }
 
     // --- ends
@@ -73,7 +73,7 @@ impl Core {
         why: &Disconnect,
     ) {
         let by = self.links.ends.take_blame(slot, why);
-        self.show_of(slot, user.as_ref(), tunnel, || Happened::Ended {
+        self.show_departed(slot, user.as_ref(), tunnel, || Observation::Ended {
             code: why.code,
             reason: why.reason.as_ref().into(),
             by: by.name(),

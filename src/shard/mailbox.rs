@@ -12,12 +12,12 @@ use crate::base::time::Time;
 use crate::hub::places::DeviceClass;
 use crate::session::hook_call::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
-use crate::session::{JoinAnswer, SubscribeEffect};
+use crate::session::{JoinAnswer, JoinOutcome, SubscribeEffect};
 use crate::shard::control_request::{ControlRequest, UserMessage};
 use crate::shard::emulated::{EmulationMessage, EmulationOutcome};
 use crate::shard::gather::{Gather, Tally};
 use crate::shard::handover::agreement::Mark;
-use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
+use crate::shard::owner::{FromOwner, JoinTag, OwnerRequest};
 
 /// The answer to the hook call of this number, which the connection asked.
 #[derive(Debug)]

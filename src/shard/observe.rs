@@ -4,7 +4,9 @@
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, UserName};
 use crate::hub::requests::PublishRequest;
-use crate::shard::control_request::observer::{Happened, Happening, Observed, Observer, SHOWN_BYTES_MAX};
+use crate::shard::control_request::observer::{
+    Observation, Observer, ObserverEvent, ObserverTarget, SHOWN_BYTES_MAX,
+};
 use crate::shard::core::Core;
 use crate::shard::owner::OwnerRequest;
 
@@ -31,36 +33,36 @@ impl Core {
     }
 
     /// Something happened to a peer.
-    pub fn show(&self, slot: u32, what: impl FnOnce() -> Happened) {
+    pub fn show(&self, slot: u32, what: impl FnOnce() -> Observation) {
         if self.env.observers.is_empty() {
             return;
         }
         let Some(connection) = self.links.connections.get(slot) else { return };
         let peer = &connection.peer;
         let tunnel = peer.tunnel().map(|tunnel| tunnel.place);
-        self.show_of(slot, peer.user(), tunnel, what);
+        self.show_departed(slot, peer.user(), tunnel, what);
     }
 
     /// The same of a peer that has left its place already.
-    pub fn show_of(
+    pub fn show_departed(
         &self,
         slot: u32,
         user: Option<&UserName>,
         tunnel: Option<u16>,
-        what: impl FnOnce() -> Happened,
+        what: impl FnOnce() -> Observation,
     ) {
         let conn = self.conn_id(slot);
         let mut wanted = self.env.observers.iter().filter(|observer| match &observer.selector {
-            Observed::User(name) => user.map_or("", |user| user) == &**name,
-            Observed::Client(client) => *client == conn,
-            Observed::Tunnel(place) => tunnel == Some(*place),
-            Observed::Network(network) => {
+            ObserverTarget::User(name) => user.map_or("", |user| user) == &**name,
+            ObserverTarget::Client(client) => *client == conn,
+            ObserverTarget::Tunnel(place) => tunnel == Some(*place),
+            ObserverTarget::Network(network) => {
                 self.client_address(slot).is_some_and(|address| network.contains(&address))
             }
-            Observed::Channel(_) => false,
+            ObserverTarget::Channel(_) => false,
         });
         let Some(first) = wanted.next() else { return };
-        let event = Happening {
+        let event = ObserverEvent {
             time_ms: self.env.wall_ms,
             shard: self.env.id,
             client: Some(self.client_id(slot)),
@@ -72,12 +74,12 @@ impl Core {
     }
 
     /// Something happened to a channel whose owner is here.
-    pub fn show_in(&self, channel: &ChannelName, what: impl Fn() -> Happened) {
+    pub fn show_channel(&self, channel: &ChannelName, what: impl Fn() -> Observation) {
         for observer in &self.env.observers {
-            if let Observed::Channel(name) = &observer.selector
+            if let ObserverTarget::Channel(name) = &observer.selector
                 && name == channel
             {
-                observer.sink.take(Happening {
+                observer.sink.take(ObserverEvent {
                     time_ms: self.env.wall_ms,
                     shard: self.env.id,
                     client: None,
@@ -93,17 +95,17 @@ impl Core {
         match request {
             OwnerRequest::Publish { ask, .. } => self.show_publication(ask),
             OwnerRequest::Join { ask, .. } => {
-                self.show_in(&ask.channel, || Happened::Joined { channel: ask.channel.clone() });
+                self.show_channel(&ask.channel, || Observation::Joined { channel: ask.channel.clone() });
             }
             OwnerRequest::Leave { channel, .. } => {
-                self.show_in(channel, || Happened::Left { channel: channel.clone() });
+                self.show_channel(channel, || Observation::Left { channel: channel.clone() });
             }
             _ => {}
         }
     }
 
     pub fn show_publication(&self, ask: &PublishRequest) {
-        self.show_in(&ask.channel, || Happened::Published {
+        self.show_channel(&ask.channel, || Observation::Published {
             channel: ask.channel.clone(),
             bytes: ask.data.len(),
             payload: copied(&ask.data),
@@ -111,12 +113,12 @@ impl Core {
         });
     }
 
-    /// What the tick is about to write to those who are tapped.
+    /// What the tick is about to write to peers that are observed.
     pub fn show_writes(&self) {
         self.links.outbox.each_write(|slot, bytes, pieces| {
             let peer = self.links.connections.get(slot).map(|connection| &connection.peer);
             let websocket = peer.is_some_and(|peer| peer.takes_frames());
-            self.show(slot, || Happened::Out {
+            self.show(slot, || Observation::Out {
                 bytes,
                 websocket,
                 payload: (bytes <= SHOWN_BYTES_MAX).then(|| pieces.concat().into()),

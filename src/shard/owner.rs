@@ -21,13 +21,14 @@ use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::ErrorCode;
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ConnId, Position, ShardId};
-use crate::base::publication::{ClientInfo, Publication, Publications, Since};
+use crate::base::publication::{ClientInfo, Publication, Since};
 use crate::hub::Roster;
 use crate::hub::cursors::{AckRequest, UserCursors};
 use crate::hub::followed::Item;
 use crate::hub::requests::{
     AckOutcome, History, HistoryRequest, JoinRequest, Pace, PresenceStats, PublishRequest, Read, ReadAnswer,
 };
+use crate::session::JoinOutcome;
 use crate::shard::control_request::{Busy, ControlRequest};
 use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::gather::{AckGather, Gather};
@@ -196,9 +197,6 @@ pub enum OwnerAnswer {
         outcomes: Vec<AckOutcome>,
     },
 }
-
-/// Where the log stands, and with a recovery what was missed, or that it is lost.
-pub type JoinOutcome = Result<(Position, Option<Option<Publications>>), ErrorCode>;
 
 impl OwnerAnswer {
     /// The connection that asked, unless its shard did.

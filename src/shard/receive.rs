@@ -7,7 +7,7 @@ use crate::base::fault::Disconnect;
 use crate::proto::websocket::deflate::Inflater;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::proto::wire::{Carrier, Wire};
-use crate::shard::control_request::observer::Happened;
+use crate::shard::control_request::observer::Observation;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
@@ -135,7 +135,7 @@ impl Core {
                 Message::Binary(data) => data,
                 _ => &[],
             };
-            self.show(slot, || Happened::In { bytes: bytes.len(), payload: copied(bytes) });
+            self.show(slot, || Observation::In { bytes: bytes.len(), payload: copied(bytes) });
         }
         match message {
             Message::Text(_) | Message::Binary(_) | Message::Pong(_) if tunnel => {

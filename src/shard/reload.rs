@@ -1,4 +1,4 @@
-//! Other options for a running shard. What is asked for anew each time is asked of the new ones at once; what was copied when
+//! Other options for a running shard. What is read each time is read from the new ones at once; what was copied when
 //! a channel was made is taken over in steps, between other work.
 
 use std::sync::Arc;

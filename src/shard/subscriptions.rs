@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::Unsubscribed;
 use crate::base::ids::{ChannelName, Offset};
-use crate::base::publication::ClientInfo;
+use crate::base::publication::{ClientInfo, Missed};
 use crate::hub::Deliver;
 use crate::hub::creators::Creator;
 use crate::hub::notice::only_notice;
@@ -80,7 +80,7 @@ impl Core {
 
     /// The owner has answered: what the peer hears of it is its kind's, what becomes of the subscription is not.
     pub fn handle_joined(&mut self, slot: u32, index: u32, channel: &ChannelName, mut answer: JoinAnswer) {
-        if let Ok((_, Some(Some(publications)))) = &mut answer.outcome {
+        if let Ok((_, Missed::Given(publications))) = &mut answer.outcome {
             // As it was asked for, whatever has become of the subscription.
             keep_matching(answer.filters.as_ref(), publications);
             self.keep_not_excepted(slot, publications);
@@ -104,8 +104,8 @@ impl Core {
         }
         match &answer.outcome {
             _ if answer.since.is_some_and(|since| since.is_rewind()) => {}
-            Ok((_, Some(Some(_)))) => self.env.stats.counters.recoveries_total += 1,
-            Ok((_, Some(None))) => self.env.stats.counters.recoveries_lost_total += 1,
+            Ok((_, Missed::Given(_))) => self.env.stats.counters.recoveries_total += 1,
+            Ok((_, Missed::Lost)) => self.env.stats.counters.recoveries_lost_total += 1,
             _ => {}
         }
         let weight = join_weight(answer.flags, answer.since.is_some());

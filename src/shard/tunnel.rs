@@ -78,8 +78,13 @@ impl Core {
                 hello.certificate = self.links.layers.certificate(slot);
                 let address = self.client_address(slot);
                 let tunnel_request = TunnelRequest::Connect(Box::new(hello));
-                let hook_call =
-                    TunnelCall { tunnel: place, client: self.client_id(slot), user: None, address, tunnel_request };
+                let hook_call = TunnelCall {
+                    tunnel: place,
+                    client: self.client_id(slot),
+                    user: None,
+                    address,
+                    tunnel_request,
+                };
                 match self.ask_tunnel(self.conn_id(slot), hook_call) {
                     Ok(waiting) => {
                         let asking =

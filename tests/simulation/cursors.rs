@@ -19,7 +19,9 @@ use trunkline::session::permissions::Permissions;
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
 use trunkline::shard::control_request::cursors::CursorsQuery;
-use trunkline::shard::control_request::{Busy, ControlPlane, ControlRequest, CursorsRequest, HttpReply, Reply};
+use trunkline::shard::control_request::{
+    Busy, ControlPlane, ControlRequest, CursorsRequest, HttpReply, Reply,
+};
 
 use crate::node::{Node, run_seed, seeds};
 use crate::scenario::SECRET;

@@ -425,7 +425,8 @@ async fn a_storm_is_paced_to_what_the_backend_answers() {
     let storm: Vec<_> = (0..STORM)
         .map(|number| {
             let name = number.to_string().into();
-            let hook_request = HookRequest::Connect { data: None, name, version: "".into(), channels: vec![] };
+            let hook_request =
+                HookRequest::Connect { data: None, name, version: "".into(), channels: vec![] };
             ask(&hooks, hook_call(hook_request)).expect("nobody is refused")
         })
         .collect();

@@ -26,7 +26,8 @@ use crate::control::certificate::Certificate;
 use crate::control::hooks::fault::{Fault, quoted};
 use crate::control::wire::{ExceptBody, any_payload, even_null, map, or_default, payload, says_something};
 use crate::session::hook_call::{
-    Answer, ConnectAnswer, Denied, Granted, HookCall, HookRequest, PublishAnswer, RefreshAnswer, SubRefreshAnswer,
+    Answer, ConnectAnswer, Denied, Granted, HookCall, HookRequest, PublishAnswer, RefreshAnswer,
+    SubRefreshAnswer,
 };
 use crate::session::token::{Overrides, SubscribeGrant};
 

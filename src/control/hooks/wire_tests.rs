@@ -64,7 +64,8 @@ fn a_client_is_asked_about_with_its_certificate_and_address() {
 #[test]
 fn hook_calls_have_the_published_shape() {
     let written = |hook_request: HookRequest, include_connection_meta, binary| {
-        String::from_utf8(encode(&hook_call(hook_request), Encoding { include_connection_meta, binary })).unwrap()
+        String::from_utf8(encode(&hook_call(hook_request), Encoding { include_connection_meta, binary }))
+            .unwrap()
     };
     const HEAD: &str = concat!(
         r#"{"client":"9336a229-2400-4ebc-8c50-0a643d22e8a0","transport":"websocket","#,
@@ -72,7 +73,10 @@ fn hook_calls_have_the_published_shape() {
     );
     for (hook_request, rest) in [
         (connect(), r#""json","name":"js","version":"5","data":{"a": [1]},"channels":["a","b\""]}"#),
-        (HookRequest::Connect { data: None, name: "".into(), version: "".into(), channels: vec![] }, r#""json"}"#),
+        (
+            HookRequest::Connect { data: None, name: "".into(), version: "".into(), channels: vec![] },
+            r#""json"}"#,
+        ),
         (HookRequest::Refresh, r#""json","user":"56"}"#),
         (subscribe(), r#""json","user":"56","channel":"chat:index"}"#),
         (
@@ -129,7 +133,8 @@ fn every_kind_of_answer_is_read_whole() {
             device: Some("phone".into()),
         }
     );
-    let decoded = |hook_request: &HookRequest, body: &str| decode(hook_request, body.as_bytes()).unwrap().unwrap();
+    let decoded =
+        |hook_request: &HookRequest, body: &str| decode(hook_request, body.as_bytes()).unwrap().unwrap();
     assert_eq!(
         decoded(&HookRequest::Refresh, r#"{"result":{"expire_at":5,"info":"i","meta":{},"expired":false}}"#),
         Answer::Refresh(RefreshAnswer {

@@ -11,7 +11,7 @@ use crate::base::trace::TraceContext;
 
 /// Who is looked at: never all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Observed {
+pub enum ObserverTarget {
     User(UserName),
     Client(ConnId),
     /// What is published to it, who joins and leaves; not what goes to each subscriber.
@@ -23,7 +23,7 @@ pub enum Observed {
 
 /// Takes what happens. Called from shards: must not block.
 pub trait ObserverSink: Send + Sync {
-    fn take(&self, event: Happening);
+    fn take(&self, event: ObserverEvent);
 
     /// False when nobody listens any more: shards forget its observer.
     fn is_open(&self) -> bool;
@@ -31,7 +31,7 @@ pub trait ObserverSink: Send + Sync {
 
 #[derive(Clone)]
 pub struct Observer {
-    pub selector: Observed,
+    pub selector: ObserverTarget,
     pub sink: Arc<dyn ObserverSink>,
 }
 
@@ -46,18 +46,18 @@ pub const SHOWN_BYTES_MAX: usize = 64 * 1024;
 
 /// Something that happened. Texts in it are as they came: the control plane masks what is secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Happening {
+pub struct ObserverEvent {
     /// Wall clock, milliseconds since 1970.
     pub time_ms: u64,
     pub shard: ShardId,
     /// `None` for what happens to a channel.
     pub client: Option<ClientId>,
     pub user: UserName,
-    pub what: Happened,
+    pub what: Observation,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Happened {
+pub enum Observation {
     Connected {
         transport: &'static str,
         trace: Option<TraceContext>,
