@@ -208,10 +208,11 @@ for (const driver of drivers) {
     });
 
     test('a connection goes on for as long as the backend says', async () => {
+      // A response that takes until the next second has not expired on its way.
       const now = () => Math.floor(Date.now() / 1000);
       let expired = false;
-      backend.answers['/connect'] = () => ({ result: { user: 'ann', expire_at: now() + 1 } });
-      backend.answers['/refresh'] = () => ({ result: expired ? { expired } : { expire_at: now() + 1 } });
+      backend.answers['/connect'] = () => ({ result: { user: 'ann', expire_at: now() + 2 } });
+      backend.answers['/refresh'] = () => ({ result: expired ? { expired } : { expire_at: now() + 2 } });
       const one = client();
       await connected(one);
       await until(() => backend.of('/refresh').length > 1, 'two refreshes');
@@ -223,8 +224,8 @@ for (const driver of drivers) {
 
     test('a subscription goes on for as long as the backend says', async () => {
       const now = () => Math.floor(Date.now() / 1000);
-      backend.answers['/subscribe'] = () => ({ result: { expire_at: now() + 1 } });
-      backend.answers['/sub_refresh'] = () => ({ result: { expired: backend.of('/sub_refresh').length > 1, expire_at: now() + 1 } });
+      backend.answers['/subscribe'] = () => ({ result: { expire_at: now() + 2 } });
+      backend.answers['/sub_refresh'] = () => ({ result: { expired: backend.of('/sub_refresh').length > 1, expire_at: now() + 2 } });
       const one = client();
       const sub = watch(one, 'asked:sub');
       sub.subscribe();

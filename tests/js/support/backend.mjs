@@ -37,7 +37,7 @@ export class Backend {
     return this.asked.filter((question) => question.path === path).map((question) => question.body);
   }
 
-  /** Questions that got no answer and whose asker is still there. */
+  /** Hook calls that got no response and whose asker is still there. */
   get hanging() {
     return this.#hanging.size;
   }
