@@ -18,14 +18,14 @@ use trunkline::base::ids::{Epoch, ListenerId, Offset, Position, Sock};
 use trunkline::base::publication::{Encoded, Publication};
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
-use trunkline::driver::{Driver, DriverOptions, Event, Part};
+use trunkline::driver::{Driver, DriverEvent, DriverOptions, SendPart};
 use trunkline::hub::followed::Item;
 use trunkline::proto::centrifuge::reply::{PublicationRef, Push};
 use trunkline::proto::centrifuge::{Format, encode_push};
 use trunkline::proto::encoding::Encoding;
 use trunkline::proto::unidirectional::frames;
 use trunkline::proto::websocket::{self, Opcode};
-use trunkline::shard::mailbox::{Inbox, ShardMessage};
+use trunkline::shard::mailbox::{ShardInbox, ShardMessage};
 use trunkline::shard::owner::FromOwner;
 
 const SOCKETS: usize = 256;
@@ -80,7 +80,7 @@ fn encode(c: &mut Criterion) {
 
 /// Once a publication and shard with subscribers: into an inbox that is awake, and out of it.
 fn hop(c: &mut Criterion) {
-    let inbox = Inbox::new(1024);
+    let inbox = ShardInbox::new(1024);
     let publication = Arc::new(publication());
     c.bench_function("hop/inbox", |b| {
         b.iter(|| {
@@ -114,7 +114,7 @@ fn connected<D: Driver>(mut driver: D) -> (D, Vec<Sock>, Vec<TcpStream>) {
             driver.flush(&mut Vec::new());
             driver.wait(&mut events, Some(Duration::from_millis(100))).expect("waits");
             for event in events.drain(..) {
-                if let Event::Accepted { sock, .. } = event {
+                if let DriverEvent::Accepted { sock, .. } = event {
                     driver.read_start(sock);
                     socks.push(sock);
                 }
@@ -144,7 +144,7 @@ fn send_by(c: &mut Criterion, name: &str, driver: impl Driver) {
                 let start = Instant::now();
                 let hold = driver.hold(message.clone());
                 for (tag, &sock) in socks.iter().enumerate() {
-                    driver.send(sock, &[Part { hold, range: 0..MESSAGE.len() as u32 }], tag as u32);
+                    driver.send(sock, &[SendPart { hold, range: 0..MESSAGE.len() as u32 }], tag as u32);
                 }
                 driver.flush(&mut failures);
                 spent += start.elapsed();

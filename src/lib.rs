@@ -11,7 +11,7 @@
 //!   then from the log. No queue per connection exists.
 //! - **A shard owns what it touches.** One pinned thread, one [`driver`], one table of connections ([`shard::Shard`]).
 //!   A channel has one owner and a user one shard ([`shard::router::Router`]), the only writer of their state; shards talk
-//!   through bounded inboxes ([`shard::mailbox::Inbox`]), and nothing on the data path takes a lock.
+//!   through bounded inboxes ([`shard::mailbox::ShardInbox`]), and nothing on the data path takes a lock.
 //! - **An owner may be elsewhere.** Followers take the items of a log only in sequence and read what is missing; what they and
 //!   an owner say to each other is [`shard::owner`], and an owner is a shard of this node or an engine that nodes share. An
 //!   acknowledgement leaves when the append is kept ([`hub::log_store`]); what is durable is kept in segment files ([`store`]).

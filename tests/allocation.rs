@@ -28,11 +28,11 @@ use trunkline::hub::options::{ChannelOptions, Namespaces};
 use trunkline::hub::requests::PublishRequest;
 use trunkline::proto::websocket::{self, Opcode};
 use trunkline::session::origins::AllowedOrigins;
-use trunkline::session::permissions::{Deed, Permissions, Who};
+use trunkline::session::permissions::{Deed, Grantee, Permissions};
 use trunkline::session::rules::ChannelRules;
 use trunkline::shard::client_ids::ClientIds;
-use trunkline::shard::control_request::{ControlRequest, Reply};
-use trunkline::shard::mailbox::Inbox;
+use trunkline::shard::control_request::{ControlReply, ControlRequest};
+use trunkline::shard::mailbox::ShardInbox;
 use trunkline::shard::router::Router;
 use trunkline::shard::{ClientHooks, HttpLimits, Shard, ShardOptions, Tick};
 
@@ -106,7 +106,7 @@ fn allocations_per_run<D: Driver>(
     subscribers: usize,
     driver: impl Fn(&DriverOptions) -> std::io::Result<D> + Send + 'static,
 ) -> u64 {
-    let inboxes: Arc<[Arc<Inbox>]> = vec![Arc::new(Inbox::new(1024))].into();
+    let inboxes: Arc<[Arc<ShardInbox>]> = vec![Arc::new(ShardInbox::new(1024))].into();
     let router = Router::new(inboxes, [1, 2, 3, 4]);
     let (ready, bound) = mpsc::channel();
     let shard = thread::spawn({
@@ -140,7 +140,7 @@ fn allocations_per_run<D: Driver>(
             seen += 1;
             let (reply, answered) = mpsc::channel();
             let ask = PublishRequest::new("room".into(), Bytes::from_static(b"\"a payload of a few bytes\""));
-            let reply = Reply::new(move |answer| reply.send(answer).expect("the test waits"));
+            let reply = ControlReply::new(move |answer| reply.send(answer).expect("the test waits"));
             router.ask(ShardId(0), ControlRequest::Publish(ask, reply)).expect("there is room");
             assert_eq!(answered.recv().expect("an answer").expect("a position").offset.0, seen);
             for client in clients.iter_mut() {
@@ -202,7 +202,7 @@ fn read_frame(client: &mut TcpStream) -> String {
 }
 
 fn options() -> ShardOptions {
-    let permissions = Permissions::default().with(Deed::Subscribe, Who::Client, true);
+    let permissions = Permissions::default().with(Deed::Subscribe, Grantee::Client, true);
     let rules = ChannelRules { permissions, ..ChannelRules::default() };
     ShardOptions {
         listeners: Vec::new(),

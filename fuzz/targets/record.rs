@@ -6,9 +6,9 @@ use trunkline::base::budget::Budget;
 use trunkline::base::time::Time;
 use trunkline::proto::websocket::{Decoder, Role};
 use trunkline::record::{
-    BlocksPart, ChannelRecord, EventsPart, EventsRecord, HelloRecord, KeysPart, Kind, ListenersRecord,
-    LogPart, MembersPart, NodeRecord, ParcelsPart, PeerRecord, PeerState, PushKeysPart, Record, ShardRecord,
-    StoreRecord, StreamRecord, TicketsPart, TotalsRecord, UserRecord, next, write,
+    BlocksPart, ChannelRecord, EventsPart, EventsRecord, HelloRecord, KeysPart, ListenersRecord, LogPart,
+    MembersPart, NodeRecord, ParcelsPart, PeerRecord, PeerState, PushKeysPart, Record, RecordKind,
+    ShardRecord, StoreRecord, StreamRecord, TicketsPart, TotalsRecord, UserRecord, next, write,
 };
 use trunkline::session::Session;
 use trunkline::session::tunnel::Tunnel;
@@ -25,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     let empty = EventsPart { entries: Vec::new() };
     write(&empty, &mut framed).expect("short enough");
     framed.truncate(HEAD_BYTES);
-    framed[5] = Kind::ALL[usize::from(*kind) % Kind::ALL.len()] as u8;
+    framed[5] = RecordKind::ALL[usize::from(*kind) % RecordKind::ALL.len()] as u8;
     framed.extend_from_slice(body);
     framed[8..12].copy_from_slice(&(body.len() as u32).to_le_bytes());
     let mut sum = crc32fast::Hasher::new();
@@ -38,30 +38,30 @@ fuzz_target!(|data: &[u8]| {
 fn read(bytes: &[u8]) {
     let Ok((unread, _)) = next(bytes) else { return };
     match unread.kind {
-        Kind::Peer => {
+        RecordKind::Peer => {
             if let Ok(peer) = unread.read::<PeerRecord>() {
                 comes_back(&peer);
                 revive(&peer);
             }
         }
-        Kind::Channel => drop(unread.read::<ChannelRecord>().map(|record| comes_back(&record))),
-        Kind::ChannelLog => drop(unread.read::<LogPart>().map(|record| comes_back(&record))),
-        Kind::Keys => drop(unread.read::<KeysPart>().map(|record| comes_back(&record))),
-        Kind::ChannelMembers => drop(unread.read::<MembersPart>().map(|record| comes_back(&record))),
-        Kind::ChannelStream => drop(unread.read::<StreamRecord>().map(|record| comes_back(&record))),
-        Kind::User => drop(unread.read::<UserRecord>().map(|record| comes_back(&record))),
-        Kind::Events => drop(unread.read::<EventsRecord>().map(|record| comes_back(&record))),
-        Kind::Tickets => drop(unread.read::<TicketsPart>().map(|record| comes_back(&record))),
-        Kind::Hello => drop(unread.read::<HelloRecord>().map(|record| comes_back(&record))),
-        Kind::Node => drop(unread.read::<NodeRecord>().map(|record| comes_back(&record))),
-        Kind::Listeners => drop(unread.read::<ListenersRecord>().map(|record| comes_back(&record))),
-        Kind::Parcels => drop(unread.read::<ParcelsPart>().map(|record| comes_back(&record))),
-        Kind::Totals => drop(unread.read::<TotalsRecord>().map(|record| comes_back(&record))),
-        Kind::PushKeys => drop(unread.read::<PushKeysPart>().map(|record| comes_back(&record))),
-        Kind::Store => drop(unread.read::<StoreRecord>().map(|record| comes_back(&record))),
-        Kind::Blocks => drop(unread.read::<BlocksPart>().map(|record| comes_back(&record))),
-        Kind::Shard => drop(unread.read::<ShardRecord>().map(|record| comes_back(&record))),
-        Kind::EventsLog => drop(unread.read::<EventsPart>().map(|record| comes_back(&record))),
+        RecordKind::Channel => drop(unread.read::<ChannelRecord>().map(|record| comes_back(&record))),
+        RecordKind::ChannelLog => drop(unread.read::<LogPart>().map(|record| comes_back(&record))),
+        RecordKind::Keys => drop(unread.read::<KeysPart>().map(|record| comes_back(&record))),
+        RecordKind::ChannelMembers => drop(unread.read::<MembersPart>().map(|record| comes_back(&record))),
+        RecordKind::ChannelStream => drop(unread.read::<StreamRecord>().map(|record| comes_back(&record))),
+        RecordKind::User => drop(unread.read::<UserRecord>().map(|record| comes_back(&record))),
+        RecordKind::Events => drop(unread.read::<EventsRecord>().map(|record| comes_back(&record))),
+        RecordKind::Tickets => drop(unread.read::<TicketsPart>().map(|record| comes_back(&record))),
+        RecordKind::Hello => drop(unread.read::<HelloRecord>().map(|record| comes_back(&record))),
+        RecordKind::Node => drop(unread.read::<NodeRecord>().map(|record| comes_back(&record))),
+        RecordKind::Listeners => drop(unread.read::<ListenersRecord>().map(|record| comes_back(&record))),
+        RecordKind::Parcels => drop(unread.read::<ParcelsPart>().map(|record| comes_back(&record))),
+        RecordKind::Totals => drop(unread.read::<TotalsRecord>().map(|record| comes_back(&record))),
+        RecordKind::PushKeys => drop(unread.read::<PushKeysPart>().map(|record| comes_back(&record))),
+        RecordKind::Store => drop(unread.read::<StoreRecord>().map(|record| comes_back(&record))),
+        RecordKind::Blocks => drop(unread.read::<BlocksPart>().map(|record| comes_back(&record))),
+        RecordKind::Shard => drop(unread.read::<ShardRecord>().map(|record| comes_back(&record))),
+        RecordKind::EventsLog => drop(unread.read::<EventsPart>().map(|record| comes_back(&record))),
     }
 }
 

@@ -13,8 +13,8 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 use trunkline::base::bytes::{Bytes, BytesMut};
 use trunkline::layer::tls::certificates::Served;
-use trunkline::layer::tls::{ClientCertificates, HANDSHAKE_BYTES_MAX, TlsMaker, TlsOptions, Version};
-use trunkline::layer::{Fault, Layer, LayerMaker as _, Opened, Step};
+use trunkline::layer::tls::{ClientCertificates, HANDSHAKE_BYTES_MAX, SpokenVersion, TlsMaker, TlsOptions};
+use trunkline::layer::{Fault, Layer, LayerMaker as _, LayerStep, OpenedBytes};
 
 /// A record of the longest kind, and room that has just doubled.
 const STORED_MAX: usize = 4 * (16 * 1024 + 2048);
@@ -25,7 +25,7 @@ static SERVER: LazyLock<TlsMaker> = LazyLock::new(|| {
     let Ok(served) = Served::new("certificate", certificate, key) else { panic!("the certificate is good") };
     TlsMaker::new(TlsOptions {
         certificates: vec![served],
-        min_version: Version::Tls12,
+        min_version: SpokenVersion::Tls12,
         client_certificates: ClientCertificates::None,
         client_authorities: Vec::new(),
     })
@@ -72,15 +72,15 @@ fn heard(input: &[u8], step: usize) -> (Option<Fault>, Vec<u8>) {
         let (consumed, opened) = server.open(&mut piece);
         assert_eq!(consumed, len, "a handshake keeps all of it");
         match opened {
-            Opened::Nothing => {}
-            Opened::Fault(found) => fault = fault.or(Some(found)),
+            OpenedBytes::Nothing => {}
+            OpenedBytes::Fault(found) => fault = fault.or(Some(found)),
             other => panic!("nobody has shaken hands: {other:?}"),
         }
         while server.wants_step().is_some() {
             match server.step() {
-                Step::Nothing => {}
-                Step::Fault(found) => fault = fault.or(Some(found)),
-                Step::Ready { .. } => panic!("nobody knows the keys"),
+                LayerStep::Nothing => {}
+                LayerStep::Fault(found) => fault = fault.or(Some(found)),
+                LayerStep::Ready { .. } => panic!("nobody knows the keys"),
             }
         }
         assert!(
@@ -168,13 +168,13 @@ fn deliver(server: &mut dyn Layer, wire: &mut Vec<u8>, step: usize, heard: &mut 
             let (consumed, opened) = server.open(rest);
             assert!(consumed > 0, "no progress");
             match opened {
-                Opened::Nothing => {}
-                Opened::Plain(plain) => {
+                OpenedBytes::Nothing => {}
+                OpenedBytes::Plain(plain) => {
                     assert!(!heard.over && !plain.is_empty(), "something plain behind the end");
                     heard.plain.extend_from_slice(plain);
                 }
-                Opened::End => heard.over = true,
-                Opened::Fault(fault) => {
+                OpenedBytes::End => heard.over = true,
+                OpenedBytes::Fault(fault) => {
                     assert!(heard.fault.is_none(), "two faults");
                     (heard.fault, heard.over) = (Some(fault), true);
                 }
@@ -194,13 +194,13 @@ fn shake_hands(server: &mut dyn Layer, client: &mut ClientConnection) {
         }
         if !bytes.is_empty() {
             let (_, opened) = server.open(&mut bytes);
-            assert_eq!(opened, Opened::Nothing);
+            assert_eq!(opened, OpenedBytes::Nothing);
         }
         while server.wants_step().is_some() {
             match server.step() {
-                Step::Ready { rest, .. } => assert!(rest.is_empty()),
-                Step::Nothing => {}
-                Step::Fault(fault) => panic!("an honest client is refused: {fault:?}"),
+                LayerStep::Ready { rest, .. } => assert!(rest.is_empty()),
+                LayerStep::Nothing => {}
+                LayerStep::Fault(fault) => panic!("an honest client is refused: {fault:?}"),
             }
         }
         answer(server, client, &[]);

@@ -139,12 +139,12 @@ impl fmt::Debug for Lease {
 
 /// Bytes that are kept, and their part of a budget. Empty, it costs nothing.
 #[derive(Debug, Default)]
-pub struct Held {
+pub struct BudgetHeld {
     bytes: Vec<u8>,
     lease: Option<Lease>,
 }
 
-impl Held {
+impl BudgetHeld {
     /// Adds `bytes`, at the cost of the memory that they take.
     ///
     /// # Errors
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn held_bytes_are_counted_with_the_room_they_take() {
         let budget = Budget::new("test", 100);
-        let mut held = Held::default();
+        let mut held = BudgetHeld::default();
         held.push(&budget, &[1; 40]).unwrap();
         held.push(&budget, &[2; 10]).unwrap();
         assert_eq!((held.bytes().len(), budget.used()), (50, 80));
@@ -247,7 +247,7 @@ mod tests {
     fn the_account_of_a_budget_is_that_of_its_leases() {
         let budget = Budget::with_debts("test", 1000);
         let debts = budget.debts().expect("an account");
-        let (mut small, mut large) = (Held::default(), Held::default());
+        let (mut small, mut large) = (BudgetHeld::default(), BudgetHeld::default());
         small.push(&budget, &[1; 100]).unwrap();
         large.push(&budget, &[2; 400]).unwrap();
         assert!((debts.total(), small.leased_bytes()) == (500, 100) && !debts.is_pressed());

@@ -53,14 +53,14 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D)
 
 /// A filter whose form has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter(Node);
+pub struct Filter(FilterTerm);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Node {
+enum FilterTerm {
     Leaf { key: Box<str>, test: Test },
-    All(Box<[Node]>),
-    Any(Box<[Node]>),
-    Not(Box<Node>),
+    All(Box<[FilterTerm]>),
+    Any(Box<[FilterTerm]>),
+    Not(Box<FilterTerm>),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +83,7 @@ enum Test {
 }
 
 /// What is left of the bounds while a tree is read.
-struct Room {
+struct FilterRoom {
     nodes: usize,
     bytes: usize,
     values: usize,
@@ -93,8 +93,9 @@ impl Filter {
     /// # Errors
     /// What is wrong with the tree, or which bound it is over.
     pub fn of(node: &FilterNode) -> Result<Filter, FilterFault> {
-        let mut room = Room { nodes: FILTER_NODES_MAX, bytes: FILTER_BYTES_MAX, values: FILTER_VALUES_MAX };
-        Ok(Filter(Node::of(node, FILTER_DEPTH_MAX, &mut room)?))
+        let mut room =
+            FilterRoom { nodes: FILTER_NODES_MAX, bytes: FILTER_BYTES_MAX, values: FILTER_VALUES_MAX };
+        Ok(Filter(FilterTerm::of(node, FILTER_DEPTH_MAX, &mut room)?))
     }
 
     /// # Errors
@@ -116,8 +117,8 @@ impl Filter {
     }
 }
 
-impl Node {
-    fn of(node: &FilterNode, depth: usize, room: &mut Room) -> Result<Node, FilterFault> {
+impl FilterTerm {
+    fn of(node: &FilterNode, depth: usize, room: &mut FilterRoom) -> Result<FilterTerm, FilterFault> {
         let take = |left: &mut usize, amount: usize, over| {
             *left = left.checked_sub(amount).ok_or(FilterFault(over))?;
             Ok(())
@@ -135,15 +136,15 @@ impl Node {
             }
             node.nodes
                 .iter()
-                .map(|child| Node::of(child, depth - 1, room))
-                .collect::<Result<Box<[Node]>, _>>()
+                .map(|child| FilterTerm::of(child, depth - 1, room))
+                .collect::<Result<Box<[FilterTerm]>, _>>()
         };
         Ok(match node.op.as_str() {
-            "" => Node::Leaf { key: node.key.as_str().into(), test: Test::of(node)? },
-            "and" => Node::All(children()?),
-            "or" => Node::Any(children()?),
+            "" => FilterTerm::Leaf { key: node.key.as_str().into(), test: Test::of(node)? },
+            "and" => FilterTerm::All(children()?),
+            "or" => FilterTerm::Any(children()?),
             "not" => match &node.nodes[..] {
-                [child] => Node::Not(Box::new(Node::of(child, depth - 1, room)?)),
+                [child] => FilterTerm::Not(Box::new(FilterTerm::of(child, depth - 1, room)?)),
                 _ => return Err(FilterFault("not has one node")),
             },
             _ => return Err(FilterFault("unknown operator of a filter")),
@@ -152,19 +153,19 @@ impl Node {
 
     fn matches(&self, tags: &[(String, String)]) -> bool {
         match self {
-            Node::Leaf { key, test } => {
+            FilterTerm::Leaf { key, test } => {
                 let tag = tags.iter().find(|(name, _)| **name == **key);
                 test.holds(tag.map(|(_, value)| value.as_str()))
             }
-            Node::All(nodes) => nodes.iter().all(|node| node.matches(tags)),
-            Node::Any(nodes) => nodes.iter().any(|node| node.matches(tags)),
-            Node::Not(node) => !node.matches(tags),
+            FilterTerm::All(nodes) => nodes.iter().all(|node| node.matches(tags)),
+            FilterTerm::Any(nodes) => nodes.iter().any(|node| node.matches(tags)),
+            FilterTerm::Not(node) => !node.matches(tags),
         }
     }
 
     fn write(&self, out: &mut String) {
         let quoted = |text: &str| serde_json::Value::from(text).to_string();
-        let mut branch = |op: &str, nodes: &[Node]| {
+        let mut branch = |op: &str, nodes: &[FilterTerm]| {
             out.push_str(&format!("{{\"op\":\"{op}\",\"nodes\":["));
             for (at, node) in nodes.iter().enumerate() {
                 if at > 0 {
@@ -175,10 +176,10 @@ impl Node {
             out.push_str("]}");
         };
         match self {
-            Node::All(nodes) => branch("and", nodes),
-            Node::Any(nodes) => branch("or", nodes),
-            Node::Not(node) => branch("not", std::slice::from_ref(&**node)),
-            Node::Leaf { key, test } => {
+            FilterTerm::All(nodes) => branch("and", nodes),
+            FilterTerm::Any(nodes) => branch("or", nodes),
+            FilterTerm::Not(node) => branch("not", std::slice::from_ref(&**node)),
+            FilterTerm::Leaf { key, test } => {
                 let (cmp, val, vals) = test.written();
                 out.push_str(&format!("{{\"key\":{},\"cmp\":\"{cmp}\"", quoted(key)));
                 if let Some(val) = val {

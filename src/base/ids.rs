@@ -40,7 +40,7 @@ const _: () = assert!(SLOT_BITS + GENERATION_BITS + SHARD_BITS == 64);
 pub const SLOT_MAX: u32 = (1 << SLOT_BITS) - 1;
 pub const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-/// A socket as its driver names it. `slot` is reused after [`crate::driver::Event::Closed`];
+/// A socket as its driver names it. `slot` is reused after [`crate::driver::DriverEvent::Closed`];
 /// `generation` tells the uses apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sock {

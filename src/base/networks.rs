@@ -78,12 +78,12 @@ pub struct Networks {
     limits: RwLock<NetworkLimits>,
     idle_max: usize,
     hash: RandomState,
-    parts: [Mutex<Part>; PARTS],
+    parts: [Mutex<NetworksPart>; PARTS],
 }
 
 /// Bounded by the connections of the node, and by [`IDLE_NETWORKS_MAX`].
 #[derive(Default)]
-struct Part {
+struct NetworksPart {
     networks: HashMap<Network, Usage, RandomState>,
     /// Those without connections that are not at rest, by when they are.
     idle: BTreeSet<(Time, Network)>,
@@ -104,7 +104,12 @@ impl Networks {
 
     fn with_idle_max(limits: NetworkLimits, seed: [u64; 4], idle_max: usize) -> Networks {
         let hash = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
-        let part = |_| Mutex::new(Part { networks: HashMap::with_hasher(hash.clone()), ..Part::default() });
+        let part = |_| {
+            Mutex::new(NetworksPart {
+                networks: HashMap::with_hasher(hash.clone()),
+                ..NetworksPart::default()
+            })
+        };
         Networks { limits: RwLock::new(limits), idle_max, parts: std::array::from_fn(part), hash }
     }
 
@@ -219,12 +224,12 @@ impl Networks {
         self.len() == 0
     }
 
-    fn part(&self, network: Network) -> MutexGuard<'_, Part> {
+    fn part(&self, network: Network) -> MutexGuard<'_, NetworksPart> {
         lock(&self.parts[self.hash.hash_one(network) as usize % PARTS])
     }
 }
 
-impl Part {
+impl NetworksPart {
     /// Forgets networks at rest: those are as good as new.
     fn forget(&mut self, now: Time) {
         for _ in 0..FORGOTTEN_AT_ONCE {
@@ -247,7 +252,7 @@ impl Part {
 }
 
 /// What was counted stands, whatever became of the thread that counted.
-fn lock(part: &Mutex<Part>) -> MutexGuard<'_, Part> {
+fn lock(part: &Mutex<NetworksPart>) -> MutexGuard<'_, NetworksPart> {
     part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

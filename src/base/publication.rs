@@ -47,7 +47,7 @@ impl Visibility {
 pub struct Encoded {
     /// When this node had the request for it; zero where that is not known.
     accepted: Time,
-    first: OnceLock<Frame>,
+    first: OnceLock<EncodedFrame>,
     patch: OnceLock<Box<Patch>>,
 }
 
@@ -62,10 +62,10 @@ struct Patch {
 /// A frame, and the one that was needed after it. Most entries of a log are read in one encoding: the first frame needs no
 /// allocation of its own.
 #[derive(Debug)]
-struct Frame {
+struct EncodedFrame {
     encoding: EncodingId,
     bytes: Bytes,
-    next: OnceLock<Box<Frame>>,
+    next: OnceLock<Box<EncodedFrame>>,
 }
 
 impl fmt::Debug for Encoded {
@@ -112,7 +112,7 @@ impl Encoded {
         let mut encode = Some(encode);
         let mut frame = || {
             let bytes = encode.take().map_or_else(Bytes::new, |encode| encode());
-            Frame { encoding, bytes, next: OnceLock::new() }
+            EncodedFrame { encoding, bytes, next: OnceLock::new() }
         };
         let mut at = self.first.get_or_init(&mut frame);
         while at.encoding != encoding {

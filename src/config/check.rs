@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::dated::FURTHER_SECRETS_MAX;
-use crate::config::fault::{Fault, Origin, Require};
+use crate::config::fault::{Fault, Require, SettingOrigin};
 use crate::config::file::Origins;
 use crate::config::inboxes::check_inboxes;
 use crate::config::places::Listener;
@@ -13,8 +13,8 @@ use crate::config::secrets::{SECRET_BYTES_MIN, weak};
 use crate::config::sections::{Config, SHARDS_MAX, Token};
 use crate::config::value::Size;
 use crate::session::origins::OriginPattern;
-use crate::session::permissions::{Deed, Permission, Who};
-use crate::session::token::keys::{Key, KeyFault};
+use crate::session::permissions::{Deed, Grantee, Permission};
+use crate::session::token::keys::{KeyFault, TokenKey};
 
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
@@ -27,7 +27,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut require = |holds: bool, key: &str, problem: &str| {
         if !holds {
-            let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
+            let origin = origins.get(key).cloned().unwrap_or(SettingOrigin::Default);
             faults.push(Fault { key: key.to_string(), origin, problem: problem.to_string() });
         }
     };
@@ -209,11 +209,11 @@ pub(super) fn check_admission(config: &Config, require: &mut Require<'_>) {
 
 /// Keys are read here, so that one that is none ends the start with its name.
 fn check_token(token: &Token, path: &str, require: &mut Require<'_>) {
-    type Read = fn(&str) -> Result<Key, KeyFault>;
+    type Read = fn(&str) -> Result<TokenKey, KeyFault>;
     let keys: [(&str, &Option<String>, Read); 3] = [
-        ("rsa_public_key", &token.rsa_public_key, Key::rsa),
-        ("ecdsa_public_key", &token.ecdsa_public_key, Key::ecdsa),
-        ("eddsa_public_key", &token.eddsa_public_key, Key::eddsa),
+        ("rsa_public_key", &token.rsa_public_key, TokenKey::rsa),
+        ("ecdsa_public_key", &token.ecdsa_public_key, TokenKey::ecdsa),
+        ("eddsa_public_key", &token.eddsa_public_key, TokenKey::eddsa),
     ];
     for (name, text, read) in keys {
         if let Some(Err(fault)) = text.as_deref().map(read) {
@@ -261,13 +261,13 @@ fn check_personal_channel(config: &Config, require: &mut Require<'_>) {
     );
     let Some(options) = options else { return };
     require(
-        !options.rules.permissions.allows(Deed::Subscribe, Who::Client)
+        !options.rules.permissions.allows(Deed::Subscribe, Grantee::Client)
             || options.rules.allow_user_limited_channels,
         "client.personal_channel",
         &format!(
             "the namespace of personal channels has {}, so that anybody could listen to them: \
              set allow_user_limited_channels there as well",
-            Permission::key_of(Deed::Subscribe, Who::Client)
+            Permission::key_of(Deed::Subscribe, Grantee::Client)
         ),
     );
 }
@@ -276,12 +276,12 @@ fn check_personal_channel(config: &Config, require: &mut Require<'_>) {
 fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
     let exposed = config.listeners().into_iter().find(|listener| !listener.address.is_local());
     let Some(Listener { key, address, .. }) = exposed else { return Vec::new() };
-    let origin = origins.get(&key).cloned().unwrap_or(Origin::Default);
+    let origin = origins.get(&key).cloned().unwrap_or(SettingOrigin::Default);
     let mut faults: Vec<Fault> = weak(config)
         .into_iter()
         .map(|name| Fault {
             key: name.to_string(),
-            origin: origins.get(name).cloned().unwrap_or(Origin::Default),
+            origin: origins.get(name).cloned().unwrap_or(SettingOrigin::Default),
             problem: format!(
                 "must be at least {SECRET_BYTES_MIN} bytes, because {key} = {address} is not a loopback address: \
                  strangers could guess it"

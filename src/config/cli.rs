@@ -16,9 +16,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::base::address::Serves;
 use crate::config::centrifugo::{self, Imported, TheirFlags};
 use crate::config::document;
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::kit::{self, InitTask};
-use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
+use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, SettingRow, Sources};
 use crate::config::look::{self, LookTask};
 use crate::config::machine::Machine;
 use crate::config::memory::MemoryPlan;
@@ -60,8 +60,8 @@ impl GivenToProcess {
     /// What is wrong with it, each fault in a line.
     pub fn read_again(&self, unix_s: u64) -> Result<Start, String> {
         match interpret(self.arguments.clone(), self.environment.clone(), unix_s) {
-            Action::Serve(start) => Ok(*start),
-            Action::Print { text, .. } => Err(text),
+            CliAction::Serve(start) => Ok(*start),
+            CliAction::Print { text, .. } => Err(text),
             _ => Err("these arguments serve nothing".to_string()),
         }
     }
@@ -109,20 +109,20 @@ pub fn run(
     refused: impl FnOnce(&str),
 ) -> Result<Job, ExitCode> {
     match interpret(arguments, environment, unix_s) {
-        Action::Serve(start) => Ok(Job::Serve(*start)),
-        Action::Upgrade(task) => Ok(Job::Upgrade(task)),
-        Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
-        Action::Token(task) => Ok(Job::Token(task)),
-        Action::Store(task) => Ok(Job::Store(task)),
-        Action::Order(task) => Ok(Job::Order(task)),
-        Action::Look(task) => Ok(Job::Look(task)),
-        Action::Init(task) => Ok(Job::Init(task)),
-        Action::Print { text, code: 0 } => {
+        CliAction::Serve(start) => Ok(Job::Serve(*start)),
+        CliAction::Upgrade(task) => Ok(Job::Upgrade(task)),
+        CliAction::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
+        CliAction::Token(task) => Ok(Job::Token(task)),
+        CliAction::Store(task) => Ok(Job::Store(task)),
+        CliAction::Order(task) => Ok(Job::Order(task)),
+        CliAction::Look(task) => Ok(Job::Look(task)),
+        CliAction::Init(task) => Ok(Job::Init(task)),
+        CliAction::Print { text, code: 0 } => {
             // A reader that has seen enough (`| head`) is no failure.
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
             Err(ExitCode::SUCCESS)
         }
-        Action::Print { text, code } => {
+        CliAction::Print { text, code } => {
             let _ = std::io::stderr().lock().write_all(text.as_bytes());
             refused(&text);
             Err(ExitCode::from(code))
@@ -132,7 +132,7 @@ pub fn run(
 
 /// What a command line comes to.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub enum CliAction {
     Serve(Box<Start>),
     Upgrade(UpgradeTask),
     Token(Box<TokenTask>),
@@ -154,20 +154,20 @@ pub fn interpret(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     unix_s: u64,
-) -> Action {
+) -> CliAction {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
     let of_process = GivenToProcess { arguments: arguments.clone(), environment: environment.clone() };
     let rows = Config::default().rows();
     let (arguments, their_flags) = match centrifugo::split(arguments.into_iter().collect()) {
         Ok(split) => split,
-        Err(problem) => return Action::Print { text: format!("error: {problem}\n"), code: 2 },
+        Err(problem) => return CliAction::Print { text: format!("error: {problem}\n"), code: 2 },
     };
     let matches = match command(&rows).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            return Action::Print { text: error.render().to_string(), code };
+            return CliAction::Print { text: error.render().to_string(), code };
         }
     };
     let theirs = beginning(&environment, centrifugo::ENVIRONMENT_PREFIX);
@@ -175,14 +175,14 @@ pub fn interpret(
     let environment = beginning(&environment, ENVIRONMENT_PREFIX);
     let environment = Surroundings { environment, theirs, their_flags, unix_s };
     match matches.subcommand() {
-        Some(("config", _)) => Action::Print { text: document::documented(&Config::default()), code: 0 },
-        Some(("init", matches)) => Action::Init(kit::init_task(matches)),
+        Some(("config", _)) => CliAction::Print { text: document::documented(&Config::default()), code: 0 },
+        Some(("init", matches)) => CliAction::Init(kit::init_task(matches)),
         Some(("completions", matches)) => {
-            Action::Print { text: kit::completions(matches, command(&rows)), code: 0 }
+            CliAction::Print { text: kit::completions(matches, command(&rows)), code: 0 }
         }
         Some(("man", matches)) => match kit::man(matches, &command(&rows)) {
-            Ok(text) => Action::Print { text, code: 0 },
-            Err(problem) => Action::Print { text: format!("error: {problem}\n"), code: 2 },
+            Ok(text) => CliAction::Print { text, code: 0 },
+            Err(problem) => CliAction::Print { text: format!("error: {problem}\n"), code: 2 },
         },
         Some(("import", matches)) => {
             let matches = matches.subcommand_matches("centrifugo").unwrap_or(matches);
@@ -201,7 +201,7 @@ pub fn interpret(
                         .map(|note| format!("note: {note}\n"))
                         .collect();
                     let places = places(&start.config);
-                    Action::Print { text: format!("{warnings}{notes}{places}{path}: ok\n"), code: 0 }
+                    CliAction::Print { text: format!("{warnings}{notes}{places}{path}: ok\n"), code: 0 }
                 }
                 Err(faults) => refuse(&faults, 1),
             }
@@ -211,7 +211,7 @@ pub fn interpret(
             let loaded = given(&rows, matches, &environment).and_then(|given| given.load());
             let job = token_command::job(name, matches);
             match loaded.and_then(|Loaded { config, .. }| job.map(|job| TokenTask { config, job })) {
-                Ok(task) => Action::Token(Box::new(task)),
+                Ok(task) => CliAction::Token(Box::new(task)),
                 Err(faults) => refuse(&faults, 2),
             }
         }
@@ -219,7 +219,7 @@ pub fn interpret(
             let loaded = given(&rows, matches, &environment).and_then(|given| given.load());
             match (loaded, orders::order(name, matches)) {
                 (Ok(Loaded { config, .. }), Some(order)) => {
-                    Action::Order(Box::new(OrderTask { config, order }))
+                    CliAction::Order(Box::new(OrderTask { config, order }))
                 }
                 (Err(faults), _) => refuse(&faults, 2),
                 (Ok(_), None) => unreachable!("these names are those of orders"),
@@ -229,15 +229,15 @@ pub fn interpret(
             let loaded = given(&rows, matches, &environment).and_then(|given| given.load());
             match (loaded, look::look(name, matches)) {
                 (Ok(Loaded { config, .. }), Some((look, json))) => {
-                    Action::Look(Box::new(LookTask { config, look, json }))
+                    CliAction::Look(Box::new(LookTask { config, look, json }))
                 }
                 (Err(faults), _) => refuse(&faults, 2),
                 (Ok(_), None) => unreachable!("these names are those of looks"),
             }
         }
-        Some(("store", matches)) => Action::Store(store_command::task(matches)),
+        Some(("store", matches)) => CliAction::Store(store_command::task(matches)),
         Some(("upgrade", matches)) => match upgrade_command::task(matches) {
-            Ok(task) => Action::Upgrade(task),
+            Ok(task) => CliAction::Upgrade(task),
             Err(faults) => refuse(&faults, 2),
         },
         Some(("doctor", matches)) => {
@@ -246,7 +246,7 @@ pub fn interpret(
                 root: matches.get_one::<String>("root").cloned().unwrap_or_default(),
             };
             match configured(&rows, matches, &environment) {
-                Ok(start) => Action::Doctor(Box::new(start), diagnosis),
+                Ok(start) => CliAction::Doctor(Box::new(start), diagnosis),
                 Err(faults) => refuse(&faults, 2),
             }
         }
@@ -260,9 +260,9 @@ pub fn interpret(
                      Development mode, which lets everybody in, starts only where no variable begins with {}\n",
                     centrifugo::ENVIRONMENT_PREFIX
                 );
-                Action::Print { text, code: 2 }
+                CliAction::Print { text, code: 2 }
             }
-            Ok(start) => Action::Serve(Box::new(Start { given: of_process, ..start })),
+            Ok(start) => CliAction::Serve(Box::new(Start { given: of_process, ..start })),
             Err(faults) => refuse(&faults, 2),
         },
     }
@@ -312,7 +312,11 @@ impl GivenSources {
 }
 
 /// What the file that is named, the environment and the flags come to.
-fn configured(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) -> Result<Start, Vec<Fault>> {
+fn configured(
+    rows: &[SettingRow],
+    matches: &ArgMatches,
+    environment: &Surroundings,
+) -> Result<Start, Vec<Fault>> {
     let given = given(rows, matches, environment)?;
     let Loaded { config, warnings } = given.load()?;
     let plan = MemoryPlan::new(&config, Machine::find().bytes).map_err(|fault| given.blame(vec![fault]))?;
@@ -327,13 +331,17 @@ fn file_named<'m>(matches: &'m ArgMatches, environment: &'m Surroundings) -> Opt
 }
 
 /// The sources themselves: the file read that `--config` or the environment names, or that of Centrifugo.
-fn given(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) -> Result<GivenSources, Vec<Fault>> {
+fn given(
+    rows: &[SettingRow],
+    matches: &ArgMatches,
+    environment: &Surroundings,
+) -> Result<GivenSources, Vec<Fault>> {
     let named = file_named(matches, environment);
     if let Some(path) = matches.get_one::<String>("centrifugo") {
         if let Some(own) = named {
             let problem =
                 format!("cannot be beside a configuration of ours ({own}): only one of them can hold");
-            let origin = Origin::Flag("--centrifugo".to_string());
+            let origin = SettingOrigin::Flag("--centrifugo".to_string());
             return Err(vec![Fault { key: String::new(), origin, problem }]);
         }
         let imported = imported(matches, path, environment)?;
@@ -351,7 +359,7 @@ fn given(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) -> Resu
 /// Centrifugo's configuration made into ours.
 fn imported(matches: &ArgMatches, path: &str, environment: &Surroundings) -> Result<Imported, Vec<Fault>> {
     let allowed = matches.get_many::<String>("allow-missing").unwrap_or_default();
-    centrifugo::import(&centrifugo::Sources {
+    centrifugo::import(&centrifugo::CentrifugoSources {
         file: read(path)?.unwrap_or_default(),
         environment: environment.theirs.clone(),
         flags: environment.their_flags.clone(),
@@ -360,7 +368,12 @@ fn imported(matches: &ArgMatches, path: &str, environment: &Surroundings) -> Res
 }
 
 /// The configuration made from Centrifugo's, with the faults that keep it from being served.
-fn print_import(rows: &[Row], matches: &ArgMatches, path: &str, environment: &Surroundings) -> Action {
+fn print_import(
+    rows: &[SettingRow],
+    matches: &ArgMatches,
+    path: &str,
+    environment: &Surroundings,
+) -> CliAction {
     let imported = match imported(matches, path, environment) {
         Ok(imported) => imported,
         Err(faults) => return refuse(&faults, 2),
@@ -372,10 +385,10 @@ fn print_import(rows: &[Row], matches: &ArgMatches, path: &str, environment: &Su
         Err(faults) => faults.iter().map(|fault| format!("# does not start as it is: {fault}\n")).collect(),
     };
     let text = given.imported.map_or(String::new(), |imported| imported.text);
-    Action::Print { text: format!("{notes}{text}"), code: 0 }
+    CliAction::Print { text: format!("{notes}{text}"), code: 0 }
 }
 
-fn command(rows: &[Row]) -> Command {
+fn command(rows: &[SettingRow]) -> Command {
     let flags = rows.iter().filter_map(|row| {
         let (flag, value) = row.key.flag?;
         let doc: Vec<&str> = row.key.doc_lines().collect();
@@ -467,7 +480,7 @@ fn command(rows: &[Row]) -> Command {
 }
 
 fn sources(
-    rows: &[Row],
+    rows: &[SettingRow],
     matches: &ArgMatches,
     file: Option<(String, String)>,
     Surroundings { environment, unix_s, .. }: &Surroundings,
@@ -498,7 +511,11 @@ fn prepare(sources: &Sources) -> Result<Start, Vec<Fault>> {
 /// The file's name and text.
 fn read(path: &str) -> Result<Option<(String, String)>, Vec<Fault>> {
     let fault = |problem: String| {
-        vec![Fault { key: String::new(), origin: Origin::Default, problem: format!("{path}: {problem}") }]
+        vec![Fault {
+            key: String::new(),
+            origin: SettingOrigin::Default,
+            problem: format!("{path}: {problem}"),
+        }]
     };
     let size = fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
     if size > FILE_BYTES_MAX {
@@ -518,8 +535,8 @@ fn beginning(environment: &[(OsString, OsString)], prefix: &str) -> BTreeMap<Str
         .collect()
 }
 
-fn refuse(faults: &[Fault], code: u8) -> Action {
-    Action::Print { text: faults.iter().map(|fault| format!("error: {fault}\n")).collect(), code }
+fn refuse(faults: &[Fault], code: u8) -> CliAction {
+    CliAction::Print { text: faults.iter().map(|fault| format!("error: {fault}\n")).collect(), code }
 }
 
 #[cfg(test)]

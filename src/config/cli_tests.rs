@@ -2,35 +2,35 @@ use std::time::Duration;
 
 use super::*;
 
-fn act(arguments: &[&str], environment: &[(&str, &str)]) -> Action {
+fn act(arguments: &[&str], environment: &[(&str, &str)]) -> CliAction {
     let arguments = ["trunkline"].iter().chain(arguments).map(OsString::from);
     interpret(arguments, environment.iter().map(|(name, value)| (name.into(), value.into())), 0)
 }
 
-fn printed(action: Action) -> (String, u8) {
+fn printed(action: CliAction) -> (String, u8) {
     match action {
-        Action::Print { text, code } => (text, code),
-        Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
-        Action::Token(task) => panic!("makes {:?}", task.job),
-        Action::Order(task) => panic!("orders {:?}", task.order),
-        Action::Look(task) => panic!("looks {:?}", task.look),
-        Action::Init(task) => panic!("writes {task:?}"),
-        Action::Store(task) => panic!("looks into {task:?}"),
-        Action::Upgrade(task) => panic!("upgrades {task:?}"),
+        CliAction::Print { text, code } => (text, code),
+        CliAction::Serve(start) | CliAction::Doctor(start, _) => panic!("serves with {:?}", start.config),
+        CliAction::Token(task) => panic!("makes {:?}", task.job),
+        CliAction::Order(task) => panic!("orders {:?}", task.order),
+        CliAction::Look(task) => panic!("looks {:?}", task.look),
+        CliAction::Init(task) => panic!("writes {task:?}"),
+        CliAction::Store(task) => panic!("looks into {task:?}"),
+        CliAction::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }
 
-fn served(action: Action) -> Config {
+fn served(action: CliAction) -> Config {
     match action {
-        Action::Serve(start) => start.config,
-        Action::Doctor(..) => panic!("examines"),
-        Action::Print { text, code } => panic!("exits {code}: {text}"),
-        Action::Token(task) => panic!("makes {:?}", task.job),
-        Action::Order(task) => panic!("orders {:?}", task.order),
-        Action::Look(task) => panic!("looks {:?}", task.look),
-        Action::Init(task) => panic!("writes {task:?}"),
-        Action::Store(task) => panic!("looks into {task:?}"),
-        Action::Upgrade(task) => panic!("upgrades {task:?}"),
+        CliAction::Serve(start) => start.config,
+        CliAction::Doctor(..) => panic!("examines"),
+        CliAction::Print { text, code } => panic!("exits {code}: {text}"),
+        CliAction::Token(task) => panic!("makes {:?}", task.job),
+        CliAction::Order(task) => panic!("orders {:?}", task.order),
+        CliAction::Look(task) => panic!("looks {:?}", task.look),
+        CliAction::Init(task) => panic!("writes {task:?}"),
+        CliAction::Store(task) => panic!("looks into {task:?}"),
+        CliAction::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }
 
@@ -59,7 +59,7 @@ fn centrifugo_s_configuration_is_served_and_printed() {
         ("CENTRIFUGO_CLIENT_TOKEN_HMAC_SECRET_KEY", "secret of tokens, long"),
     ];
     let line = ["--centrifugo", name, "--port", "9001", "--driver", "mio"];
-    let Action::Serve(start) = act(&line, &variables) else { panic!("does not serve") };
+    let CliAction::Serve(start) = act(&line, &variables) else { panic!("does not serve") };
     assert_eq!(start.config.client.channels_max, 7);
     assert_eq!(start.config.listen.addresses().next().unwrap().to_string(), "[::]:9001");
     assert_eq!(start.config.driver, crate::config::DriverChoice::Mio, "our flags hold beside it");
@@ -91,7 +91,7 @@ fn centrifugo_s_configuration_is_served_and_printed() {
 
 fn job(arguments: &[&str]) -> TokenJob {
     match act(arguments, &[]) {
-        Action::Token(task) => task.job,
+        CliAction::Token(task) => task.job,
         other => panic!("{other:?}"),
     }
 }
@@ -189,7 +189,7 @@ fn exit_codes_tell_help_usage_and_configuration_apart() {
 #[test]
 fn the_doctor_takes_what_serving_takes() {
     let action = act(&["doctor", "--connections", "500000", "--shards", "3", "--root", "/r"], &[]);
-    let Action::Doctor(start, diagnosis) = action else { panic!("{action:?}") };
+    let CliAction::Doctor(start, diagnosis) = action else { panic!("{action:?}") };
     assert_eq!(start.config.shards, 3);
     assert_eq!(diagnosis, Diagnosis { connections: Some(500_000), root: "/r".into() });
     assert_eq!(printed(act(&["doctor", "--connections", "0"], &[])).1, 2);
@@ -199,7 +199,7 @@ fn the_doctor_takes_what_serving_takes() {
 #[test]
 fn an_upgrade_needs_no_configuration_of_its_own() {
     let upgrade = |arguments: &[&str]| match act(&[&["upgrade"], arguments].concat(), &[]) {
-        Action::Upgrade(task) => Ok(task),
+        CliAction::Upgrade(task) => Ok(task),
         other => Err(printed(other).1),
     };
     let plain = UpgradeTask { pid: None, binary: None, config: None, timeout: Duration::from_secs(30) };

@@ -21,7 +21,7 @@ settings! {
         /// "rediss://"; "redis+sentinel://host:26379?sentinel_master_name=NAME&addr=host2:26379";
         /// "redis+cluster://host:7000?addr=host2:7001"; "nats://host:4222", with TLS "tls://". A user and a password
         /// may stand before the host, for NATS a token as well. Unset: the usual port of this machine.
-        pub address: Addresses = Addresses(Vec::new()), example "\"redis://127.0.0.1:6379\"";
+        pub address: EngineAddresses = EngineAddresses(Vec::new()), example "\"redis://127.0.0.1:6379\"";
         /// What the names of all keys and channels there begin with. Nodes that share channels have the same; others another.
         pub prefix: String = "centrifugo".to_owned();
         /// The user there, where the URL names none.
@@ -58,18 +58,18 @@ word_settings!(EngineKind, "\"memory\", \"redis\" or \"nats\"",
 
 /// URLs, which may have passwords in them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Addresses(pub Vec<Secret>);
+pub struct EngineAddresses(pub Vec<Secret>);
 
-impl Setting for Addresses {
+impl Setting for EngineAddresses {
     const KIND: &'static str = "a URL, or a list of URLs";
     const SECRET: bool = true;
     const LIST: bool = true;
 
     fn read(given: &Given) -> Result<Self, String> {
         match given {
-            Given::Text(text) if text.is_empty() => Ok(Addresses::default()),
-            Given::Text(_) => Ok(Addresses(vec![Secret::read(given)?])),
-            given => Vec::<Secret>::read(given).map(Addresses),
+            Given::Text(text) if text.is_empty() => Ok(EngineAddresses::default()),
+            Given::Text(_) => Ok(EngineAddresses(vec![Secret::read(given)?])),
+            given => Vec::<Secret>::read(given).map(EngineAddresses),
         }
     }
 

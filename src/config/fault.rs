@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
+pub enum SettingOrigin {
     Default,
     /// A file's name and line, counted from 1.
     File(String, usize),
@@ -14,13 +14,13 @@ pub enum Origin {
     Flag(String),
 }
 
-impl fmt::Display for Origin {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Origin::Default => f.write_str("default"),
-            Origin::File(name, line) => write!(f, "{name}:{line}"),
-            Origin::Environment(variable) => write!(f, "environment variable {variable}"),
-            Origin::Flag(flag) => write!(f, "flag {flag}"),
+            SettingOrigin::Default => f.write_str("default"),
+            SettingOrigin::File(name, line) => write!(f, "{name}:{line}"),
+            SettingOrigin::Environment(variable) => write!(f, "environment variable {variable}"),
+            SettingOrigin::Flag(flag) => write!(f, "flag {flag}"),
         }
     }
 }
@@ -30,13 +30,13 @@ impl fmt::Display for Origin {
 pub struct Fault {
     /// The key's whole path, like `client.ping_interval`; empty when the source itself could not be read.
     pub key: String,
-    pub origin: Origin,
+    pub origin: SettingOrigin,
     pub problem: String,
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.origin != Origin::Default {
+        if self.origin != SettingOrigin::Default {
             write!(f, "{}: ", self.origin)?;
         }
         if !self.key.is_empty() {

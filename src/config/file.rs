@@ -6,24 +6,24 @@ use strsim::levenshtein;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::sections::Config;
 use crate::config::table::Entries;
 use crate::config::value::{Given, Setting};
 
 /// Where each key was given last.
-pub type Origins = BTreeMap<String, Origin>;
+pub type Origins = BTreeMap<String, SettingOrigin>;
 
 /// Sets what `text`, a file called `name`, says. Every fault is found, not only the first.
 pub fn apply(config: &mut Config, origins: &mut Origins, name: &str, text: &str) -> Vec<Fault> {
-    let mut reading = Reading { config, origins, name, text, faults: Vec::new() };
+    let mut reading = FileReading { config, origins, name, text, faults: Vec::new() };
     match DeTable::parse(text) {
         Ok(table) => reading.read_section("", table.get_ref()),
         Err(error) => {
             let line = error.span().map_or(1, |span| line_of(text, span.start));
             reading.faults.push(Fault {
                 key: String::new(),
-                origin: Origin::File(name.to_string(), line),
+                origin: SettingOrigin::File(name.to_string(), line),
                 problem: format!("not TOML: {}", error.message()),
             });
         }
@@ -31,7 +31,7 @@ pub fn apply(config: &mut Config, origins: &mut Origins, name: &str, text: &str)
     reading.faults
 }
 
-struct Reading<'r> {
+struct FileReading<'r> {
     config: &'r mut Config,
     origins: &'r mut Origins,
     name: &'r str,
@@ -39,7 +39,7 @@ struct Reading<'r> {
     faults: Vec<Fault>,
 }
 
-impl Reading<'_> {
+impl FileReading<'_> {
     fn read_section(&mut self, path: &str, table: &DeTable<'_>) {
         for (key, value) in in_file_order(table) {
             let whole = join(path, key.get_ref());
@@ -127,8 +127,8 @@ impl Reading<'_> {
         }
     }
 
-    fn origin(&self, byte: usize) -> Origin {
-        Origin::File(self.name.to_string(), line_of(self.text, byte))
+    fn origin(&self, byte: usize) -> SettingOrigin {
+        SettingOrigin::File(self.name.to_string(), line_of(self.text, byte))
     }
 }
 
@@ -207,8 +207,8 @@ mod tests {
         assert_eq!(config.namespace.len(), 2);
         assert_eq!(config.namespace[0].options.channel.history_size, 7);
         assert_eq!(config.namespace[0].options.channel.gap, crate::hub::GapPolicy::Latest);
-        assert_eq!(origins["client.ping_interval"], Origin::File("t.toml".into(), 3));
-        assert_eq!(origins["namespace[1].name"], Origin::File("t.toml".into(), 11));
+        assert_eq!(origins["client.ping_interval"], SettingOrigin::File("t.toml".into(), 3));
+        assert_eq!(origins["namespace[1].name"], SettingOrigin::File("t.toml".into(), 11));
     }
 
     #[test]

@@ -145,15 +145,15 @@ pub(super) fn check_hooks(config: &Config, require: &mut Require<'_>) {
 }
 
 /// What methods begin with, and the hook that answers their calls; without one they are refused.
-pub type CallHook = (Box<str>, Option<Box<str>>);
+pub type HookToCall = (Box<str>, Option<Box<str>>);
 
 /// `rpc_hooks` as they are looked through: the longest beginning of a method first.
-pub fn rpc_by_prefix(client: &Client) -> Box<[CallHook]> {
+pub fn rpc_by_prefix(client: &Client) -> Box<[HookToCall]> {
     let pair = |text: &String| {
         let (prefix, hook) = text.split_once('=')?;
         Some((Box::from(prefix), (!hook.is_empty()).then(|| Box::from(hook))))
     };
-    let mut pairs: Vec<CallHook> = client.rpc_hooks.iter().filter_map(pair).collect();
+    let mut pairs: Vec<HookToCall> = client.rpc_hooks.iter().filter_map(pair).collect();
     pairs.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
     pairs.into()
 }

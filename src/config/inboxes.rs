@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::base::inboxes::{DEVICE_BYTES_MAX, device_class};
 use crate::config::fault::Require;
 use crate::config::sections::Config;
-use crate::session::permissions::{Deed, Permission, Who};
+use crate::session::permissions::{Deed, Grantee, Permission};
 
 pub(super) fn check_inboxes(config: &Config, require: &mut Require<'_>) {
     check_namespace(config, require);
@@ -19,8 +19,9 @@ fn check_namespace(config: &Config, require: &mut Require<'_>) {
     let known = config.namespace.iter().find(|known| known.name == *name);
     require(known.is_some(), KEY, &format!("there is no namespace {name:?}"));
     let Some(options) = known.map(|known| &known.options) else { return };
-    let of_clients =
-        |deed| (Permission::key_of(deed, Who::Client), options.rules.permissions.allows(deed, Who::Client));
+    let of_clients = |deed| {
+        (Permission::key_of(deed, Grantee::Client), options.rules.permissions.allows(deed, Grantee::Client))
+    };
     let open = [
         of_clients(Deed::Subscribe),
         of_clients(Deed::ReadHistory),

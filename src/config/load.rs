@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::base::secret;
 use crate::config::check;
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::file::{self, Origins};
 use crate::config::secrets;
 use crate::config::sections::Config;
@@ -50,7 +50,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
     if unconfigured && faults.is_empty() {
         let key = random_key().map_err(|error| {
             let problem = format!("no random bytes for a development key: {error}");
-            vec![Fault { key: "api.key".to_string(), origin: Origin::Default, problem }]
+            vec![Fault { key: "api.key".to_string(), origin: SettingOrigin::Default, problem }]
         })?;
         (config, origins, faults, _) = merge(sources, Config::development(key));
     }
@@ -74,7 +74,14 @@ fn merge(sources: &Sources, mut config: Config) -> (Config, Origins, Vec<Fault>,
         let row = rows.iter().find(|row| row.variable() == *variable);
         match row {
             Some(row) => {
-                set(&mut config, &mut origins, &mut faults, row, text, Origin::Environment(variable.clone()));
+                set(
+                    &mut config,
+                    &mut origins,
+                    &mut faults,
+                    row,
+                    text,
+                    SettingOrigin::Environment(variable.clone()),
+                );
             }
             None if [ENVIRONMENT_FILE, ENVIRONMENT_HANDOVER].contains(&variable.as_str()) => {}
             // Not a fault: Kubernetes sets TRUNKLINE_PORT and the like for a service of that name.
@@ -84,7 +91,7 @@ fn merge(sources: &Sources, mut config: Config) -> (Config, Origins, Vec<Fault>,
     for (path, text) in &sources.flags {
         if let Some(row) = rows.iter().find(|row| row.path() == *path) {
             let flag = row.key.flag.map_or(String::new(), |(flag, _)| format!("--{flag}"));
-            set(&mut config, &mut origins, &mut faults, row, text, Origin::Flag(flag));
+            set(&mut config, &mut origins, &mut faults, row, text, SettingOrigin::Flag(flag));
         }
     }
     config.settle_listen(origins.contains_key("listen"));
@@ -96,9 +103,9 @@ fn set(
     config: &mut Config,
     origins: &mut Origins,
     faults: &mut Vec<Fault>,
-    row: &Row,
+    row: &SettingRow,
     text: &str,
-    origin: Origin,
+    origin: SettingOrigin,
 ) {
     let given = Given::Loose(text.to_string());
     match config.section_mut(row.section).and_then(|section| section.set(row.key.name, &given)) {
@@ -112,12 +119,12 @@ fn set(
 
 /// One row of the table with the section it stands in.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct SettingRow {
     pub section: &'static str,
     pub key: &'static Key,
 }
 
-impl Row {
+impl SettingRow {
     /// `client.ping_interval`.
     pub fn path(&self) -> String {
         let dot = if self.section.is_empty() { "" } else { "." };
@@ -132,11 +139,11 @@ impl Row {
 
 impl Config {
     /// The whole table, namespaces aside.
-    pub fn rows(&self) -> Vec<Row> {
+    pub fn rows(&self) -> Vec<SettingRow> {
         let parts = self.parts();
         parts
             .iter()
-            .flat_map(|part| part.section.keys().iter().map(|key| Row { section: part.path, key }))
+            .flat_map(|part| part.section.keys().iter().map(|key| SettingRow { section: part.path, key }))
             .collect()
     }
 
@@ -161,7 +168,7 @@ fn random_key() -> std::io::Result<Secret> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Mode;
+    use crate::config::SandboxMode;
 
     fn sources(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
         let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -191,7 +198,7 @@ mod tests {
         assert_eq!(loaded.config.api.key.unwrap().reveal(), "g");
         assert_eq!(loaded.config.client.ping_interval.as_secs(), 30);
         assert_eq!(loaded.config.client.pong_timeout.as_secs(), 3);
-        assert_eq!(loaded.config.mode, Mode::Production);
+        assert_eq!(loaded.config.mode, SandboxMode::Production);
     }
 
     #[test]
@@ -216,7 +223,7 @@ mod tests {
             let config = load(&sources).unwrap().config;
             assert_eq!(
                 (config.mode, config.client.allow_anonymous),
-                (Mode::Production, false),
+                (SandboxMode::Production, false),
                 "{sources:?}"
             );
         }
@@ -284,7 +291,7 @@ mod tests {
     #[test]
     fn no_two_rows_share_a_variable_or_a_flag() {
         let rows = Config::default().rows();
-        let variables: std::collections::BTreeSet<String> = rows.iter().map(Row::variable).collect();
+        let variables: std::collections::BTreeSet<String> = rows.iter().map(SettingRow::variable).collect();
         assert_eq!(variables.len(), rows.len());
         assert!(!variables.contains(ENVIRONMENT_FILE));
         let flags: Vec<_> = rows.iter().filter_map(|row| row.key.flag).collect();

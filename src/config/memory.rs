@@ -7,7 +7,7 @@ use crate::base::limits::{
     BACKLOG_BYTES_MAX, PARTED_BYTES_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS, UNFINISHED_HANDSHAKES_MAX,
 };
 use crate::base::networks::{IDLE_NETWORKS_MAX, NETWORK_BYTES};
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::observe::CLOSED_BYTES;
 use crate::config::sections::Config;
 use crate::config::value::Size;
@@ -187,7 +187,7 @@ impl MemoryPlan {
         }
         Err(Fault {
             key: "memory plan".to_string(),
-            origin: Origin::Default,
+            origin: SettingOrigin::Default,
             problem: format!(
                 "{} exceeds the {} this process may use ({}): lower limits.history_bytes_max (now {}), \
                  client.connections_max, limits.http_requests_max, api.body_bytes_max, \

@@ -59,8 +59,8 @@ pub use load::Loaded;
 pub use memory::MemoryPlan;
 pub use observe::Objective;
 pub use sections::{
-    Admission, Api, Client, Config, Events, Hook, HookOptions, Limits, Listener, ListenerOptions, Log, Mode,
-    Namespace, Token, Tunnel, TunnelOptions,
+    Admission, Api, Client, Config, Events, Hook, HookOptions, Limits, ListenerEntry, ListenerOptions, Log,
+    Namespace, SandboxMode, Token, TunnelEntry, TunnelOptions,
 };
 pub use shutdown::Shutdown;
 pub use store::StoreSettings;

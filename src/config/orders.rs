@@ -15,11 +15,11 @@ use crate::config::value::{Given, Setting as _};
 pub struct OrderTask {
     /// Where the API is served, and its keys.
     pub config: Config,
-    pub order: Order,
+    pub order: NodeCommand,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct NodeCommand {
     pub method: &'static str,
     pub path: Cow<'static, str>,
     /// JSON.
@@ -66,7 +66,7 @@ pub fn commands() -> [Command; 3] {
 }
 
 /// What one of them asks for. `None` for another command.
-pub fn order(name: &str, matches: &ArgMatches) -> Option<Order> {
+pub fn order(name: &str, matches: &ArgMatches) -> Option<NodeCommand> {
     let mut body = Map::new();
     let is_set = |flag: &str| matches.get_flag(flag);
     let (method, path) = match name {
@@ -90,14 +90,14 @@ pub fn order(name: &str, matches: &ArgMatches) -> Option<Order> {
             body.insert(key.to_owned(), name.as_str().into());
         }
     }
-    Some(Order { method, path: path.into(), body: Value::Object(body).to_string() })
+    Some(NodeCommand { method, path: path.into(), body: Value::Object(body).to_string() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ordered(words: &[&str]) -> Option<Order> {
+    fn ordered(words: &[&str]) -> Option<NodeCommand> {
         let all = Command::new("t").subcommands(commands());
         let matches = all.try_get_matches_from(std::iter::once("t").chain(words.iter().copied())).ok()?;
         let (name, matches) = matches.subcommand()?;
@@ -127,7 +127,7 @@ mod tests {
         ] {
             assert_eq!(
                 ordered(words),
-                Some(Order { method, path: path.into(), body: body.to_owned() }),
+                Some(NodeCommand { method, path: path.into(), body: body.to_owned() }),
                 "{words:?}"
             );
         }

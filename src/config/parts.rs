@@ -33,7 +33,7 @@ pub struct Part<'c> {
     pub path: &'static str,
     pub doc: &'static str,
     pub section: &'c dyn Section,
-    pub live: Live,
+    pub live: LiveKeys,
     pub(super) check: Check,
     pub(super) warn: Warn,
 }
@@ -46,30 +46,30 @@ pub struct List<'c> {
     /// An entry to show while there is none.
     pub example: &'static str,
     pub entries: &'c dyn Entries,
-    pub live: Live,
+    pub live: LiveKeys,
     pub(super) check: Check,
 }
 
 /// What a running node takes of a section or list. What it does not take has shaped threads, rings or listeners, or is what
 /// connected clients rely on: it takes an upgrade or a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Live {
+pub enum LiveKeys {
     Nothing,
     Keys(&'static [&'static str]),
     All,
 }
 
-impl Live {
+impl LiveKeys {
     pub fn takes(self, key: &str) -> bool {
         match self {
-            Live::Nothing => false,
-            Live::Keys(keys) => keys.contains(&key),
-            Live::All => true,
+            LiveKeys::Nothing => false,
+            LiveKeys::Keys(keys) => keys.contains(&key),
+            LiveKeys::All => true,
         }
     }
 }
 
-/// What [`Live`], [`Check`] and [`Warn`] are where they are not said.
+/// What [`LiveKeys`], [`Check`] and [`Warn`] are where they are not said.
 macro_rules! or_else {
     ($default:expr,) => {
         $default
@@ -97,7 +97,7 @@ macro_rules! parts {
                         path: "",
                         doc: "The node.",
                         section: self,
-                        live: Live::Nothing,
+                        live: LiveKeys::Nothing,
                         check: check_node,
                         warn: |_, _| Vec::new(),
                     },
@@ -105,7 +105,7 @@ macro_rules! parts {
                         path: $path,
                         doc: $doc,
                         section: &self.$($at).+,
-                        live: or_else!(Live::Nothing, $($live)?),
+                        live: or_else!(LiveKeys::Nothing, $($live)?),
                         check: or_else!(|_, _| {}, $($check)?),
                         warn: or_else!(|_, _| Vec::new(), $($warn)?),
                     },)+
@@ -128,7 +128,7 @@ macro_rules! parts {
                     doc: $entry,
                     example: $example,
                     entries: &self.$($list).+,
-                    live: or_else!(Live::Nothing, $($taken)?),
+                    live: or_else!(LiveKeys::Nothing, $($taken)?),
                     check: or_else!(|_, _| {}, $($checked)?),
                 },)+]
             }
@@ -146,16 +146,16 @@ macro_rules! parts {
 
 parts! {
     sections {
-        "log", "What is logged, and how. Logs go to stderr.", log, live Live::Keys(&["level"]);
+        "log", "What is logged, and how. Logs go to stderr.", log, live LiveKeys::Keys(&["level"]);
         "tls", "TLS of the listeners that speak it: their certificate, and who may come.", tls,
-            live Live::All, check |config, require| check_tls(&config.tls, config.listen_tls.is_some(), require),
+            live LiveKeys::All, check |config, require| check_tls(&config.tls, config.listen_tls.is_some(), require),
             warn |config, unix_s| {
                 tls::warnings(&config.tls, config.listeners().iter().any(|listener| listener.tls), unix_s)
             };
         "api", "The server API: what the backend calls to publish.", api,
-            live Live::Keys(&["key", "key_file", "keys", "previous_keys", "previous_until"]), check check_api;
+            live LiveKeys::Keys(&["key", "key_file", "keys", "previous_keys", "previous_until"]), check check_api;
         "client", "What a client connection may do and cost.", client,
-            live Live::Keys(&[
+            live LiveKeys::Keys(&[
                 "allow_anonymous",
                 "connect_timeout",
                 "message_bytes_max",
@@ -186,14 +186,14 @@ parts! {
         "client.paths", "Where clients of the Centrifuge protocol connect. An empty path is not served.", client.paths,
             check |config, require| check_paths(&config.client.paths, &config.client.connect_statuses, require);
         "client.token", "Tokens (JWT) of connections, and of subscriptions unless they have keys of their own.",
-            client.token, live Live::All, check check_tokens;
+            client.token, live LiveKeys::All, check check_tokens;
         "client.subscription_token",
             "Tokens of subscriptions, where they are signed with other keys than those of connections.",
-            client.subscription_token, live Live::All, check check_subscription_tokens;
+            client.subscription_token, live LiveKeys::All, check check_subscription_tokens;
         "channel", "Options of channels whose name has no namespace.", channel,
-            live Live::All, check check_default_channel;
+            live LiveKeys::All, check check_default_channel;
         "events", "Events for the backend, in batches and in order.", events,
-            live Live::Keys(&[
+            live LiveKeys::Keys(&[
                 "types",
                 "endpoint",
                 "ca_file",
@@ -206,7 +206,7 @@ parts! {
             ]),
             check check_events;
         "limits", "Bounds of the whole node.", limits,
-            live Live::Keys(&[
+            live LiveKeys::Keys(&[
                 "history_bytes_max",
                 "streams_bytes_max",
                 "channels_max",
@@ -216,12 +216,12 @@ parts! {
             ]),
             check check_limits;
         "observe", "What an operator may look at.", observe,
-            live Live::All, check |config, require| check_observe(&config.observe, &config.objective, require);
+            live LiveKeys::All, check |config, require| check_observe(&config.observe, &config.objective, require);
         "store", "What durable channels are kept in.", store, check check_store;
         "admission", "Who of those that come is let in: by their network, and by what the node can take.", admission,
-            live Live::All, check check_admission;
+            live LiveKeys::All, check check_admission;
         "shutdown", "How the node ends.", shutdown,
-            live Live::All, check |config, require| check_shutdown(&config.shutdown, require);
+            live LiveKeys::All, check |config, require| check_shutdown(&config.shutdown, require);
         "engine", "Where channels live.", engine, check check_engine;
         "traces", "Traces of publications, connects and hook calls (W3C traceparent, OpenTelemetry).", traces,
             check check_traces;
@@ -232,20 +232,20 @@ parts! {
             "Further certificates. A client gets the first that is for the name it asks for, and that of [tls] for any\n\
              other name. The name of an entry is for its reader.",
             example "name = \"other\"\ncert = \"/etc/trunkline/other.pem\"\nkey = \"/etc/trunkline/other.key\"",
-            tls.certificate, live Live::All;
+            tls.certificate, live LiveKeys::All;
         "namespace",
             "Options of channels whose name begins with a namespace's name and a colon (\"chat:lobby\").\n\
              They are not inherited from [channel]. Each namespace takes `name` and every key of [channel].",
             example "name = \"chat\"\nhistory_size = 100\nhistory_ttl = \"10m\"",
-            namespace, live Live::All, check check_namespaces;
+            namespace, live LiveKeys::All, check check_namespaces;
         "hook", "Where the backend is asked. Who asks names it: client.connect_hook, subscribe_hook of a namespace.",
             example "name = \"backend\"\nendpoint = \"http://127.0.0.1:3000/trunkline/connect\"",
-            hook, live Live::All, check check_hooks;
+            hook, live LiveKeys::All, check check_hooks;
         "tunnel",
             "Any WebSocket client that connects to /tunnel/ and a tunnel's name speaks with the tunnel's endpoint:\n\
              each message is a POST, each answer a message.",
             example "name = \"game\"\nendpoint = \"http://127.0.0.1:3000/game\"",
-            tunnel, live Live::All, check check_tunnels;
+            tunnel, live LiveKeys::All, check check_tunnels;
         "listener", "Where connections come in, beside or instead of `listen` and `api_listen`. `name` is for people.",
             example "address = \"[::]:8000\"\nserves = \"clients\"", listener, check check_listeners;
         "objective",

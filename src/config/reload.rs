@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::parts::{List, Live};
-use crate::config::sections::{Config, Tunnel};
+use crate::config::parts::{List, LiveKeys};
+use crate::config::sections::{Config, TunnelEntry};
 use crate::config::table::{Entries, Section};
 
 /// Of a namespace, what a running node does not take. What was given to clients must not be taken back by what is written from
@@ -31,7 +31,7 @@ impl std::fmt::Display for Change {
 /// taken out of the configuration stays for those who are connected.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlacedTunnel {
-    pub tunnel: Tunnel,
+    pub tunnel: TunnelEntry,
     /// Clients may connect.
     pub served: bool,
 }
@@ -43,7 +43,7 @@ const PLACES_MAX: usize = 1024;
 ///
 /// # Errors
 /// When all places are taken: too many have come and gone.
-pub fn place_tunnels(old: &[PlacedTunnel], new: &[Tunnel]) -> Result<Vec<PlacedTunnel>, String> {
+pub fn place_tunnels(old: &[PlacedTunnel], new: &[TunnelEntry]) -> Result<Vec<PlacedTunnel>, String> {
     let by_name = |name: &str| new.iter().find(|tunnel| tunnel.name == name);
     let mut placed: Vec<PlacedTunnel> = old
         .iter()
@@ -85,7 +85,7 @@ pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
         let of = entries(old.entries, new.entries).into_iter();
         changes.extend(of.map(|(key, what)| {
             let fixed = FIXED.iter().any(|name| key.ends_with(&format!(": {name}")));
-            let live = new.live == Live::All && !fixed && !is_durable(&new, &what, &key);
+            let live = new.live == LiveKeys::All && !fixed && !is_durable(&new, &what, &key);
             Change { key: format!("{} {key}", new.name), what, live }
         }));
     }
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn tunnels_keep_their_places() {
-        let tunnel = |name: &str| Tunnel { name: name.to_owned(), ..Tunnel::default() };
+        let tunnel = |name: &str| TunnelEntry { name: name.to_owned(), ..TunnelEntry::default() };
         let places = |placed: &[PlacedTunnel]| -> Vec<(String, bool)> {
             placed.iter().map(|placed| (placed.tunnel.name.clone(), placed.served)).collect()
         };
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(places(&second), [("a".into(), false), ("b".into(), true), ("c".into(), true)]);
         let third = place_tunnels(&second, &[tunnel("a")]).unwrap();
         assert_eq!(places(&third), [("a".into(), true), ("b".into(), false), ("c".into(), false)]);
-        let many: Vec<Tunnel> = (0..PLACES_MAX).map(|number| tunnel(&number.to_string())).collect();
+        let many: Vec<TunnelEntry> = (0..PLACES_MAX).map(|number| tunnel(&number.to_string())).collect();
         assert!(place_tunnels(&third, &many).is_err());
         assert!(place_tunnels(&[], &many).is_ok());
     }
@@ -247,7 +247,7 @@ mod tests {
     fn every_name_of_what_is_taken_is_a_setting() {
         let config = Config::default();
         for part in config.parts() {
-            let Live::Keys(names) = part.live else { continue };
+            let LiveKeys::Keys(names) = part.live else { continue };
             for name in names {
                 assert!(part.section.keys().iter().any(|key| key.name == *name), "{}.{name}", part.path);
             }
@@ -259,7 +259,7 @@ mod tests {
             assert!(!takes("", key), "{key}");
         }
         assert!(takes("client", "channels_max") && !takes("client", "connections_max"));
-        let lists = config.lists().into_iter().filter(|list| list.live == Live::All);
+        let lists = config.lists().into_iter().filter(|list| list.live == LiveKeys::All);
         assert_eq!(
             lists.map(|list| list.name).collect::<Vec<_>>(),
             ["tls.certificate", "namespace", "hook", "tunnel"]

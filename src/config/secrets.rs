@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read as _;
 
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::file::Origins;
 use crate::config::sections::{Config, Token};
 use crate::config::value::Secret;
@@ -38,7 +38,7 @@ pub fn read_files(config: &mut Config, origins: &Origins) -> Vec<Fault> {
             Ok(text) => *secret = Some(Secret::new(text)),
             Err(problem) => {
                 let key = format!("{key}_file");
-                let origin = origins.get(&key).cloned().unwrap_or(Origin::Default);
+                let origin = origins.get(&key).cloned().unwrap_or(SettingOrigin::Default);
                 faults.push(Fault { key, origin, problem });
             }
         }
@@ -86,7 +86,7 @@ pub fn warnings(config: &Config, origins: &Origins) -> Vec<String> {
     let weak = weak(config).into_iter().map(|key| {
         format!("{key} is shorter than {SECRET_BYTES_MIN} bytes: behind a proxy, strangers can guess it")
     });
-    let shown = matches!(origins.get("api.key"), Some(Origin::Flag(_))).then(|| {
+    let shown = matches!(origins.get("api.key"), Some(SettingOrigin::Flag(_))).then(|| {
         "--api-key shows the key to every user of this machine: use TRUNKLINE_API_KEY or --api-key-file"
             .to_string()
     });

@@ -18,7 +18,7 @@ use crate::config::store::StoreSettings;
 use crate::config::table::{Named, settings};
 use crate::config::tls::TlsSettings;
 use crate::config::traces::Traces;
-use crate::config::value::{DriverChoice, Moment, Secret, Size, WhenUnavailable};
+use crate::config::value::{DriverChoice, Secret, Size, TimeSetting, WhenUnavailable};
 use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, Namespaces};
 use crate::session::permissions::Permissions;
@@ -66,8 +66,8 @@ settings! {
         pub channel: NamespaceOptions,
         pub namespace: Vec<Namespace>,
         pub hook: Vec<Hook>,
-        pub tunnel: Vec<Tunnel>,
-        pub listener: Vec<Listener>,
+        pub tunnel: Vec<TunnelEntry>,
+        pub listener: Vec<ListenerEntry>,
         pub objective: Vec<Objective>,
         pub events: Events,
         pub limits: Limits,
@@ -78,13 +78,13 @@ settings! {
         pub engine: EngineSettings,
         pub sandbox: SandboxSettings,
         pub traces: Traces,
-        pub mode: Mode,
+        pub mode: SandboxMode,
     }
 }
 
 /// How the node was started. Not a setting: follows from what was configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub enum SandboxMode {
     #[default]
     Production,
     /// No configuration file, no API key, no token secret: loopback only, everything allowed, a key made up for
@@ -115,7 +115,7 @@ settings! {
         /// Keys that are accepted until `previous_until`: for callers that have not learned a new key yet.
         pub previous_keys: Vec<Secret> = Vec::new();
         /// Until when, in UTC.
-        pub previous_until: Option<Moment> = None, example "\"2030-01-31T12:00:00Z\"";
+        pub previous_until: Option<TimeSetting> = None, example "\"2030-01-31T12:00:00Z\"";
         /// Longest request body, in bytes. A longer one is answered 413.
         pub body_bytes_max: Size = Size::mib(1);
         /// Connections of `api_listen`. A caller beyond is answered 503.
@@ -263,7 +263,7 @@ settings! {
         /// A public key (PEM) of any kind, whose tokens are accepted until then.
         pub previous_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
         /// Until when tokens of the previous keys are accepted, in UTC.
-        pub previous_until: Option<Moment> = None, example "\"2030-01-31T12:00:00Z\"";
+        pub previous_until: Option<TimeSetting> = None, example "\"2030-01-31T12:00:00Z\"";
         /// Where the issuer publishes its keys (a JSON Web Key Set), by http or https. A token that names its key (`kid`)
         /// is held against the published one. HMAC stays with hmac_secret.
         pub jwks_url: Option<String> = None, example "\"https://example.com/.well-known/jwks.json\"";
@@ -372,7 +372,7 @@ settings! {
 }
 
 /// A way from any WebSocket client to the backend, by the name in its path.
-pub type Tunnel = Named<TunnelOptions>;
+pub type TunnelEntry = Named<TunnelOptions>;
 
 settings! {
     /// One place where connections come in.
@@ -395,7 +395,7 @@ settings! {
 }
 
 /// A listener; its name is for people.
-pub type Listener = Named<ListenerOptions>;
+pub type ListenerEntry = Named<ListenerOptions>;
 
 settings! {
     /// Events for the backend.
@@ -511,7 +511,7 @@ settings! {
 impl Config {
     /// What an unconfigured node on a developer's machine runs with, `key` being its API key.
     pub fn development(key: Secret) -> Config {
-        let mut config = Config { mode: Mode::Development, ..Config::default() };
+        let mut config = Config { mode: SandboxMode::Development, ..Config::default() };
         config.api.key = Some(key);
         config.shutdown.drain = Duration::ZERO;
         config.client.allow_anonymous = true;
@@ -540,7 +540,7 @@ impl Config {
     }
 
     pub fn is_development(&self) -> bool {
-        self.mode == Mode::Development
+        self.mode == SandboxMode::Development
     }
 
     /// Names of the header fields that some hook forwards, in lower case and order: what is worth keeping of a

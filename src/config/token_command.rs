@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::base::inboxes::DEVICE_BYTES_MAX;
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::sections::Config;
 use crate::config::value::{Given, Setting as _};
 
@@ -46,7 +46,7 @@ pub fn job(name: &str, matches: &ArgMatches) -> Result<TokenJob, Vec<Fault>> {
         return Ok(TokenJob::Check { token });
     }
     let fault = |flag: &str, problem: String| {
-        vec![Fault { key: flag.to_string(), origin: Origin::Flag(format!("--{flag}")), problem }]
+        vec![Fault { key: flag.to_string(), origin: SettingOrigin::Flag(format!("--{flag}")), problem }]
     };
     let ttl = Duration::read(&Given::Loose(text("ttl").unwrap_or_default()))
         .map_err(|problem| fault("ttl", problem))?;

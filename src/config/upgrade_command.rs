@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::value::{Given, Setting as _};
 
 /// What is to take the place of a running node.
@@ -27,7 +27,7 @@ pub fn task(matches: &ArgMatches) -> Result<UpgradeTask, Vec<Fault>> {
         false => Ok(timeout),
     });
     let timeout = timeout.map_err(|problem| {
-        vec![Fault { key: "timeout".into(), origin: Origin::Flag("--timeout".into()), problem }]
+        vec![Fault { key: "timeout".into(), origin: SettingOrigin::Flag("--timeout".into()), problem }]
     })?;
     Ok(UpgradeTask {
         pid: matches.get_one::<u32>("pid").copied(),

@@ -366,21 +366,21 @@ impl Setting for Secret {
 
 /// A moment to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moment(x509_cert::der::DateTime);
+pub struct TimeSetting(x509_cert::der::DateTime);
 
-impl Moment {
+impl TimeSetting {
     /// Seconds since 1970.
     pub fn unix_s(self) -> u64 {
         self.0.unix_duration().as_secs()
     }
 }
 
-impl Setting for Moment {
+impl Setting for TimeSetting {
     const KIND: &'static str = "a time in UTC in quotes, like \"2030-01-31T12:00:00Z\"";
 
     fn read(given: &Given) -> Result<Self, String> {
         let (Given::Text(text) | Given::Loose(text)) = given else { return Err(given.expected(Self::KIND)) };
-        text.parse().map(Moment).map_err(|_| given.expected(Self::KIND))
+        text.parse().map(TimeSetting).map_err(|_| given.expected(Self::KIND))
     }
 
     fn write(&self) -> Option<String> {

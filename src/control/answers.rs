@@ -21,7 +21,7 @@ use crate::hub::requests::History;
 /// The `result` of an answer.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Answer {
+pub enum ApiAnswer {
     Empty {},
     Position {
         offset: u64,
@@ -63,12 +63,12 @@ pub enum Answer {
         channels: BTreeMap<String, ChannelInfo>,
     },
     ChannelsPage {
-        channels: BTreeMap<String, ChannelSize>,
+        channels: BTreeMap<String, ChannelSizeAnswer>,
         /// `null` with the last page.
         cursor: Option<String>,
     },
     Nodes {
-        nodes: Vec<Node>,
+        nodes: Vec<NodeAnswer>,
     },
     /// Connections told, of all.
     Everyone {
@@ -82,17 +82,17 @@ pub enum Answer {
     },
 }
 
-impl From<PushOutcome> for Answer {
-    fn from(outcome: PushOutcome) -> Answer {
+impl From<PushOutcome> for ApiAnswer {
+    fn from(outcome: PushOutcome) -> ApiAnswer {
         let PushOutcome { connections, users, absent } = outcome;
-        Answer::Pushed { connections, users, absent }
+        ApiAnswer::Pushed { connections, users, absent }
     }
 }
 
-impl From<&History> for Answer {
-    fn from(history: &History) -> Answer {
+impl From<&History> for ApiAnswer {
+    fn from(history: &History) -> ApiAnswer {
         let body = |publication: &Arc<Publication>| PublicationBody::of(publication, history.payload);
-        Answer::History {
+        ApiAnswer::History {
             publications: history.publications.iter().map(body).collect(),
             offset: history.position.offset.0,
             epoch: history.position.epoch.to_string(),
@@ -100,9 +100,9 @@ impl From<&History> for Answer {
     }
 }
 
-impl From<Position> for Answer {
-    fn from(position: Position) -> Answer {
-        Answer::Position { offset: position.offset.0, epoch: position.epoch.to_string() }
+impl From<Position> for ApiAnswer {
+    fn from(position: Position) -> ApiAnswer {
+        ApiAnswer::Position { offset: position.offset.0, epoch: position.epoch.to_string() }
     }
 }
 
@@ -110,7 +110,7 @@ impl From<Position> for Answer {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Response {
-    Result(Answer),
+    Result(ApiAnswer),
     Error(ErrorBody),
 }
 
@@ -211,7 +211,7 @@ pub struct ChannelInfo {
 
 /// A channel of a page.
 #[derive(Debug, Serialize)]
-pub struct ChannelSize {
+pub struct ChannelSizeAnswer {
     pub num_clients: u32,
     pub history: usize,
     pub history_bytes: usize,
@@ -223,7 +223,7 @@ pub struct ChannelSize {
 }
 
 #[derive(Debug, Serialize)]
-pub struct Node {
+pub struct NodeAnswer {
     pub uid: String,
     pub name: String,
     pub version: Cow<'static, str>,

@@ -21,15 +21,15 @@ use crate::base::ids::{ChannelName, Position, ShardId};
 use crate::base::inboxes::Inboxes;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::base::publication::{Contents, removes};
-use crate::control::answers::{Answer, ChannelInfo, ErrorBody, Node, ProcessBody, Response};
-pub use crate::control::api::commands::{Command, Method, Request};
+use crate::control::answers::{ApiAnswer, ChannelInfo, ErrorBody, NodeAnswer, ProcessBody, Response};
+pub use crate::control::api::commands::{ApiCommandBody, ApiMethod, ApiRequest};
 use crate::control::glob::Glob;
 use crate::control::options::OtherNodes;
 use crate::control::other_nodes::{AsWord as _, may_be_told, tell};
 use crate::control::process::{self, Process};
 use crate::control::pushes::PushKeys;
-use crate::control::rates::Rates;
-use crate::control::requests::{ControlError, Pending, Shards};
+use crate::control::rates::ShardRates;
+use crate::control::requests::{ControlError, PendingReply, Shards};
 use crate::control::traces::stamped;
 use crate::control::wire::{
     ChannelBody, ChannelsBody, ExceptBody, HistoryBody, PublishBody, RpcBody, UserBody, any_payload, payload,
@@ -72,7 +72,7 @@ pub struct Api {
 pub struct NodeIdentity {
     pub name: String,
     pub process: Process,
-    pub rates: Rates,
+    pub rates: ShardRates,
 }
 
 impl Api {
@@ -119,37 +119,37 @@ impl Api {
 
     /// # Errors
     /// [`ControlError::Busy`] when a shard's inbox is full and nothing was done; a refusal for everything else.
-    pub async fn execute(&self, command: Command) -> Result<Answer, ControlError> {
+    pub async fn execute(&self, command: ApiCommandBody) -> Result<ApiAnswer, ControlError> {
         match command {
-            Command::Publish(body) => self.publish(body).await,
-            Command::Broadcast(body) => self.broadcast(body).await,
-            Command::Inbox(body) => self.inbox(body).await,
-            Command::Subscribe(body) => self.subscribe(body).await,
-            Command::Unsubscribe(body) => self.unsubscribe(body).await,
-            Command::Disconnect(body) => self.disconnect(body).await,
-            Command::Refresh(body) => self.refresh(body).await,
-            Command::Presence(body) => self.presence(body).await,
-            Command::PresenceStats(body) => self.presence_stats(body).await,
-            Command::Online(body) => self.online(body).await,
-            Command::Block(body) => self.block(body).await,
-            Command::Unblock(body) => self.unblock(body).await,
-            Command::Revoke(body) => self.revoke(body).await,
-            Command::Blocked(body) => self.blocked(&body),
-            Command::Cursors(body) => self.cursors(body).await,
-            Command::Unread(body) => self.unread(body).await,
-            Command::ReadBy(body) => self.read_by(body).await,
-            Command::Members(body) => self.members(body).await,
-            Command::History(body) => self.history(body).await,
-            Command::HistoryRemove(body) => self.history_remove(body).await,
-            Command::Channels(body) => self.channels(body).await,
-            Command::Info => self.info().await,
-            Command::Push(body) => self.push(body).await,
+            ApiCommandBody::Publish(body) => self.publish(body).await,
+            ApiCommandBody::Broadcast(body) => self.broadcast(body).await,
+            ApiCommandBody::Inbox(body) => self.inbox(body).await,
+            ApiCommandBody::Subscribe(body) => self.subscribe(body).await,
+            ApiCommandBody::Unsubscribe(body) => self.unsubscribe(body).await,
+            ApiCommandBody::Disconnect(body) => self.disconnect(body).await,
+            ApiCommandBody::Refresh(body) => self.refresh(body).await,
+            ApiCommandBody::Presence(body) => self.presence(body).await,
+            ApiCommandBody::PresenceStats(body) => self.presence_stats(body).await,
+            ApiCommandBody::Online(body) => self.online(body).await,
+            ApiCommandBody::Block(body) => self.block(body).await,
+            ApiCommandBody::Unblock(body) => self.unblock(body).await,
+            ApiCommandBody::Revoke(body) => self.revoke(body).await,
+            ApiCommandBody::Blocked(body) => self.blocked(&body),
+            ApiCommandBody::Cursors(body) => self.cursors(body).await,
+            ApiCommandBody::Unread(body) => self.unread(body).await,
+            ApiCommandBody::ReadBy(body) => self.read_by(body).await,
+            ApiCommandBody::Members(body) => self.members(body).await,
+            ApiCommandBody::History(body) => self.history(body).await,
+            ApiCommandBody::HistoryRemove(body) => self.history_remove(body).await,
+            ApiCommandBody::Channels(body) => self.channels(body).await,
+            ApiCommandBody::Info => self.info().await,
+            ApiCommandBody::Push(body) => self.push(body).await,
             // No extension is there to serve one; a call without a method's name is wrong in itself.
-            Command::Rpc(RpcBody { method, .. }) => Err(match method.as_str() {
+            ApiCommandBody::Rpc(RpcBody { method, .. }) => Err(match method.as_str() {
                 "" => ErrorCode::BadRequest.into(),
                 _ => ErrorCode::MethodNotFound.into(),
             }),
-            Command::Unknown => Err(ErrorCode::MethodNotFound.into()),
+            ApiCommandBody::Unknown => Err(ErrorCode::MethodNotFound.into()),
         }
     }
 
@@ -159,13 +159,13 @@ impl Api {
     /// [`ErrorCode::BadRequest`] for more than [`BATCH_COMMANDS_MAX`] commands.
     pub async fn batch(
         &self,
-        commands: Vec<Command>,
+        commands: Vec<ApiCommandBody>,
         parallel: bool,
-    ) -> Result<Vec<(&'static str, Result<Answer, ControlError>)>, ControlError> {
+    ) -> Result<Vec<(&'static str, Result<ApiAnswer, ControlError>)>, ControlError> {
         if commands.len() > BATCH_COMMANDS_MAX {
             return Err(ErrorCode::BadRequest.into());
         }
-        let mut outcomes: Vec<(&'static str, Result<Answer, ControlError>)> =
+        let mut outcomes: Vec<(&'static str, Result<ApiAnswer, ControlError>)> =
             commands.iter().map(|command| (command.name(), Err(ErrorCode::Internal.into()))).collect();
         let end = Instant::now() + self.shards.timeout() * BATCH_DEADLINES;
         if !parallel {
@@ -201,13 +201,13 @@ impl Api {
         self.shards.ask_every(ControlRequest::Stats).await
     }
 
-    async fn publish(&self, body: PublishBody) -> Result<Answer, ControlError> {
+    async fn publish(&self, body: PublishBody) -> Result<ApiAnswer, ControlError> {
         Ok(self.send_publish(publication(body)?)?.wait().await?.into())
     }
 
     /// Every channel is asked at once, then the answers are gathered. Busy only when no channel's shard took it:
     /// else the caller would publish again where it was taken.
-    async fn broadcast(&self, mut body: PublishBody) -> Result<Answer, ControlError> {
+    async fn broadcast(&self, mut body: PublishBody) -> Result<ApiAnswer, ControlError> {
         if body.everyone {
             return self.everyone(body).await;
         }
@@ -217,7 +217,7 @@ impl Api {
         }
         let model = publish_ask("".into(), body)?;
         let mut all_busy = true;
-        let mut sent: Vec<Result<Pending<Position>, ControlError>> = Vec::with_capacity(channels.len());
+        let mut sent: Vec<Result<PendingReply<Position>, ControlError>> = Vec::with_capacity(channels.len());
         for channel in &channels {
             let pending = channel_name(channel).map_err(ControlError::from).and_then(|channel| {
                 let ask = PublishRequest { channel, ..model.clone() };
@@ -235,13 +235,13 @@ impl Api {
                 Ok(pending) => pending.wait().await.map_err(ControlError::from),
                 Err(error) => Err(error),
             };
-            responses.push(respond(outcome.map(Answer::from)));
+            responses.push(respond(outcome.map(ApiAnswer::from)));
         }
-        Ok(Answer::Broadcast { responses })
+        Ok(ApiAnswer::Broadcast { responses })
     }
 
     /// A message to every connection that takes messages. Busy only when no shard took it.
-    async fn everyone(&self, body: PublishBody) -> Result<Answer, ControlError> {
+    async fn everyone(&self, body: PublishBody) -> Result<ApiAnswer, ControlError> {
         if !body.channels.is_empty() || !body.channel.is_empty() {
             return Err(ControlError::Invalid("a broadcast to everyone names no channels"));
         }
@@ -268,15 +268,15 @@ impl Api {
         for pending in sent {
             connections += pending.wait().await?;
         }
-        Ok(Answer::Everyone { connections })
+        Ok(ApiAnswer::Everyone { connections })
     }
 
-    fn send_publish(&self, ask: PublishRequest) -> Result<Pending<Position>, ControlError> {
+    fn send_publish(&self, ask: PublishRequest) -> Result<PendingReply<Position>, ControlError> {
         let channel = ask.channel.clone();
         Ok(self.shards.send_to_owner(&channel, |reply| ControlRequest::Publish(ask, reply))?)
     }
 
-    async fn subscribe(&self, body: UserBody) -> Result<Answer, ControlError> {
+    async fn subscribe(&self, body: UserBody) -> Result<ApiAnswer, ControlError> {
         let overrides = body.overrides().map_err(ControlError::Invalid)?;
         let channel = channel_name(&body.channel)?;
         let filter = body.server_tags_filter.as_deref().filter(|tree| says_something(tree));
@@ -284,7 +284,7 @@ impl Api {
         let filter = filter.map_err(|fault| ControlError::Invalid(fault.0))?;
         let deliver_every = body.deliver_every.unwrap_or_default();
         may_be_told(&self.others, filter.is_some() || deliver_every != DeliverEvery::default())?;
-        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+        let Some(target) = target(&body)? else { return Ok(ApiAnswer::Empty {}) };
         let ask = SubscribeUser {
             target,
             channel,
@@ -299,20 +299,20 @@ impl Api {
         tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Subscribe(ask, reply)).await?;
-        Ok(Answer::Empty {})
+        Ok(ApiAnswer::Empty {})
     }
 
-    async fn unsubscribe(&self, body: UserBody) -> Result<Answer, ControlError> {
+    async fn unsubscribe(&self, body: UserBody) -> Result<ApiAnswer, ControlError> {
         let channel = channel_name(&body.channel)?;
-        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+        let Some(target) = target(&body)? else { return Ok(ApiAnswer::Empty {}) };
         let ask = UnsubscribeUser { target, channel };
         tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Unsubscribe(ask, reply)).await?;
-        Ok(Answer::Empty {})
+        Ok(ApiAnswer::Empty {})
     }
 
-    async fn disconnect(&self, body: UserBody) -> Result<Answer, ControlError> {
+    async fn disconnect(&self, body: UserBody) -> Result<ApiAnswer, ControlError> {
         let disconnect = match &body.disconnect {
             None => Disconnect::FORCE_NO_RECONNECT,
             // A server library's empty object.
@@ -325,16 +325,16 @@ impl Api {
                 _ => return Err(ErrorCode::BadRequest.into()),
             },
         };
-        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+        let Some(target) = target(&body)? else { return Ok(ApiAnswer::Empty {}) };
         let ask = DisconnectUser { target, disconnect };
         tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Disconnect(ask, reply)).await?;
-        Ok(Answer::Empty {})
+        Ok(ApiAnswer::Empty {})
     }
 
-    async fn refresh(&self, body: UserBody) -> Result<Answer, ControlError> {
-        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+    async fn refresh(&self, body: UserBody) -> Result<ApiAnswer, ControlError> {
+        let Some(target) = target(&body)? else { return Ok(ApiAnswer::Empty {}) };
         let ask = RefreshUser {
             target,
             expired: body.expired,
@@ -344,19 +344,19 @@ impl Api {
         tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Refresh(ask, reply)).await?;
-        Ok(Answer::Empty {})
+        Ok(ApiAnswer::Empty {})
     }
 
-    async fn presence_stats(&self, body: ChannelBody) -> Result<Answer, ControlError> {
+    async fn presence_stats(&self, body: ChannelBody) -> Result<ApiAnswer, ControlError> {
         let channel = channel_name(&body.channel)?;
         let stats = self
             .shards
             .ask_owner(&channel, |reply| ControlRequest::PresenceStats(channel.clone(), reply))
             .await?;
-        Ok(Answer::PresenceStats { num_clients: stats.clients, num_users: stats.users })
+        Ok(ApiAnswer::PresenceStats { num_clients: stats.clients, num_users: stats.users })
     }
 
-    async fn history(&self, body: HistoryBody) -> Result<Answer, ControlError> {
+    async fn history(&self, body: HistoryBody) -> Result<ApiAnswer, ControlError> {
         let ask = HistoryRequest {
             channel: channel_name(&body.channel)?,
             // A negative limit asks for all there is, zero and none for the position.
@@ -368,19 +368,19 @@ impl Api {
         };
         let channel = ask.channel.clone();
         let history = self.shards.ask_owner(&channel, |reply| ControlRequest::History(ask, reply)).await?;
-        Ok(Answer::from(&history))
+        Ok(ApiAnswer::from(&history))
     }
 
-    async fn history_remove(&self, body: ChannelBody) -> Result<Answer, ControlError> {
+    async fn history_remove(&self, body: ChannelBody) -> Result<ApiAnswer, ControlError> {
         let channel = channel_name(&body.channel)?;
         self.shards
             .ask_owner(&channel, |reply| ControlRequest::HistoryRemove(channel.clone(), reply))
             .await?;
-        Ok(Answer::Empty {})
+        Ok(ApiAnswer::Empty {})
     }
 
     /// No pattern: every channel.
-    async fn channels(&self, body: ChannelsBody) -> Result<Answer, ControlError> {
+    async fn channels(&self, body: ChannelsBody) -> Result<ApiAnswer, ControlError> {
         let pattern = if body.pattern.is_empty() { "*" } else { &body.pattern };
         let glob = Glob::new(pattern).map_err(|_| ErrorCode::BadRequest)?;
         let filter = FilterBox(Arc::new(move |name: &str| glob.matches(name)));
@@ -397,13 +397,13 @@ impl Api {
             let entry = channels.entry(count.channel.to_string()).or_insert(ChannelInfo { num_clients: 0 });
             entry.num_clients = entry.num_clients.saturating_add(count.clients);
         }
-        Ok(Answer::Channels { channels })
+        Ok(ApiAnswer::Channels { channels })
     }
 
-    async fn info(&self) -> Result<Answer, ControlError> {
+    async fn info(&self) -> Result<ApiAnswer, ControlError> {
         let stats = self.stats().await?;
         let sum = |of: fn(&ShardStats) -> u64| stats.iter().map(of).sum();
-        let node = Node {
+        let node = NodeAnswer {
             uid: self.node.process.uid.clone(),
             name: self.node.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -415,13 +415,13 @@ impl Api {
             metrics: self.node.rates.read(&stats),
             process: ProcessBody { cpu: self.node.process.cpu_percent(), rss: process::rss_bytes() },
         };
-        let others = self.others.iter().flat_map(|OtherNodes(engine)| engine.others()).map(Node::from);
-        Ok(Answer::Nodes { nodes: std::iter::once(node).chain(others).collect() })
+        let others = self.others.iter().flat_map(|OtherNodes(engine)| engine.others()).map(NodeAnswer::from);
+        Ok(ApiAnswer::Nodes { nodes: std::iter::once(node).chain(others).collect() })
     }
 }
 
 /// An outcome where it stands among others: a busy shard there is an error that may be tried again.
-pub fn respond(outcome: Result<Answer, ControlError>) -> Response {
+pub fn respond(outcome: Result<ApiAnswer, ControlError>) -> Response {
     match outcome {
         Ok(answer) => Response::Result(answer),
         Err(ControlError::Refused(error_code)) => Response::Error(error_code.into()),

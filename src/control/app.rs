@@ -15,12 +15,12 @@ use crate::control::auth::ApiKeys;
 use crate::control::drain::{DrainDefaults, Drains};
 use crate::control::events::{EventMetrics, EventsPlace};
 use crate::control::hooks::Hooks;
-use crate::control::metrics::{Metrics, Shared};
+use crate::control::metrics::{Metrics, SharedCollector};
 use crate::control::objectives_met::ObjectivesMet;
 use crate::control::options::{ControlOptions, OtherNodes};
 use crate::control::page;
 use crate::control::process::Process;
-use crate::control::rates::Rates;
+use crate::control::rates::ShardRates;
 use crate::control::readiness::Readiness;
 use crate::control::reload::Reload;
 use crate::control::requests::Shards;
@@ -75,7 +75,7 @@ impl App {
             metrics = metrics.with_names_of_centrifugo();
         }
         metrics.add(EventMetrics(events.clone()));
-        options.collectors.iter().for_each(|collector| metrics.add(Shared(Arc::clone(collector))));
+        options.collectors.iter().for_each(|collector| metrics.add(SharedCollector(Arc::clone(collector))));
         let objectives = ObjectivesMet::new(&options.objectives);
         metrics.add(objectives.clone());
         let mut process = Process::new()?;
@@ -91,7 +91,7 @@ impl App {
         if let Some(tracer) = &tracer {
             metrics.add(SpanMetrics(Arc::clone(tracer)));
         }
-        let node = NodeIdentity { name: options.node_name.clone(), process, rates: Rates::default() };
+        let node = NodeIdentity { name: options.node_name.clone(), process, rates: ShardRates::default() };
         let counts = metrics.tunnel_counts();
         let shards = Shards::new(router, options.ask_timeout);
         let readiness = Arc::<Readiness>::default();
@@ -143,7 +143,7 @@ impl App {
         *self.drain_defaults.lock() = defaults;
     }
 
-    /// Counts a call that is none of [`Method`](crate::control::api::Method)'s: by its status, or 0 when it was done.
+    /// Counts a call that is none of [`ApiMethod`](crate::control::api::ApiMethod)'s: by its status, or 0 when it was done.
     pub fn counted(&self, method: &'static str, response: Response) -> Response {
         let code = if response.status().is_success() { 0 } else { response.status().as_u16() };
         self.metrics.count_api(method, code);

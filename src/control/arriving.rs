@@ -21,15 +21,15 @@ impl EventsHeld {
 
 /// What another process has sent so far.
 #[derive(Default)]
-pub(super) struct Arriving {
+pub(super) struct ArrivingApi {
     pub(super) events: Mutex<(Option<EventsRecord>, Vec<EventsPart>)>,
     /// Held from the start of a process that takes over to its [`Control::open`](crate::control::Control::open).
     pub(super) sending: Mutex<Option<EventsHeld>>,
     pub(super) options: Option<EventOptions>,
 }
 
-impl Arriving {
-    pub(super) fn new(options: Option<EventOptions>) -> Arriving {
-        Arriving { options, ..Arriving::default() }
+impl ArrivingApi {
+    pub(super) fn new(options: Option<EventOptions>) -> ArrivingApi {
+        ArrivingApi { options, ..ArrivingApi::default() }
     }
 }

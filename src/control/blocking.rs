@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::base::blocks::{BlockChange, BlockFault, BlockOf, Terms};
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::limits::BLOCK_NAME_BYTES_MAX;
-use crate::control::answers::{Answer, BlockedEntry};
+use crate::control::answers::{ApiAnswer, BlockedEntry};
 use crate::control::api::Api;
 use crate::control::other_nodes::tell;
 use crate::control::requests::ControlError;
@@ -62,14 +62,14 @@ fn named(name: &str) -> Result<Box<str>, ControlError> {
 }
 
 impl Api {
-    pub(super) async fn block(&self, body: BlockBody) -> Result<Answer, ControlError> {
+    pub(super) async fn block(&self, body: BlockBody) -> Result<ApiAnswer, ControlError> {
         if !body.token_id.is_empty() || body.issued_before.is_some() {
             return invalid("block is for a user: tokens are revoked");
         }
         self.change(BlockOf::User(named(&body.user)?), Some(terms(&body))).await
     }
 
-    pub(super) async fn unblock(&self, body: BlockBody) -> Result<Answer, ControlError> {
+    pub(super) async fn unblock(&self, body: BlockBody) -> Result<ApiAnswer, ControlError> {
         match (&*body.user, &*body.token_id) {
             (user, "") => {
                 self.change(BlockOf::User(named(user)?), None).await?;
@@ -81,7 +81,7 @@ impl Api {
         }
     }
 
-    pub(super) async fn revoke(&self, body: BlockBody) -> Result<Answer, ControlError> {
+    pub(super) async fn revoke(&self, body: BlockBody) -> Result<ApiAnswer, ControlError> {
         match (&*body.user, &*body.token_id, body.issued_before) {
             ("", token_id, None) => self.change(BlockOf::Token(named(token_id)?), Some(terms(&body))).await,
             (user, "", Some(before_s)) => {
@@ -92,7 +92,7 @@ impl Api {
         }
     }
 
-    pub(super) fn blocked(&self, body: &BlockedBody) -> Result<Answer, ControlError> {
+    pub(super) fn blocked(&self, body: &BlockedBody) -> Result<ApiAnswer, ControlError> {
         let limit = match body.limit as usize {
             0 => BLOCKED_PAGE,
             limit if limit > BLOCKED_PAGE_MAX => return invalid("limit may be at most 10000"),
@@ -104,11 +104,11 @@ impl Api {
         };
         let page = self.blocks().page(after.as_ref(), limit, now_s());
         let cursor = page.last().filter(|_| page.len() >= limit).map(|(of, _)| cursor_of(of));
-        Ok(Answer::Blocked { blocked: page.into_iter().map(entry).collect(), cursor })
+        Ok(ApiAnswer::Blocked { blocked: page.into_iter().map(entry).collect(), cursor })
     }
 
     /// Here, at other nodes, and for connections that are there.
-    async fn change(&self, of: BlockOf, terms: Option<Terms>) -> Result<Answer, ControlError> {
+    async fn change(&self, of: BlockOf, terms: Option<Terms>) -> Result<ApiAnswer, ControlError> {
         let change = BlockChange { of, terms };
         self.blocks().apply(&change, now_s()).map_err(|fault| match fault {
             BlockFault::Full => ControlError::Refused(ErrorCode::LimitExceeded),
@@ -116,7 +116,7 @@ impl Api {
         })?;
         tell(&self.others().cloned(), || block_word(std::slice::from_ref(&change)));
         if change.terms.is_none() {
-            return Ok(Answer::Empty {});
+            return Ok(ApiAnswer::Empty {});
         }
         let disconnect = match &change.of {
             BlockOf::User(_) => Disconnect::PERMISSION_DENIED,
@@ -124,14 +124,14 @@ impl Api {
             BlockOf::Issued(_) => Disconnect::FORCE_RECONNECT,
             BlockOf::Token(_) => {
                 self.shards().ask_every(ControlRequest::Enforce).await?;
-                return Ok(Answer::Empty {});
+                return Ok(ApiAnswer::Empty {});
             }
         };
         let target = Target { user: change.of.name().into(), client: None, except: Vec::new() };
         let owner = self.shards().router().user_owner(&target.user);
         let ask = DisconnectUser { target, disconnect };
         self.shards().ask(owner, |reply| ControlRequest::Disconnect(ask, reply)).await?;
-        Ok(Answer::Empty {})
+        Ok(ApiAnswer::Empty {})
     }
 }
 

@@ -24,12 +24,12 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 /// What keeps the blocks of a node, where there is a store.
 #[derive(Clone)]
 pub struct BlocksKept {
-    keeper: Arc<Mutex<Keeping>>,
+    keeper: Arc<Mutex<KeepingBlocks>>,
     /// The keeper wants something.
     wake: Arc<Notify>,
 }
 
-struct Keeping {
+struct KeepingBlocks {
     keeper: Box<dyn Keeper>,
     /// Not taken yet.
     waiting: Vec<BlockChange>,
@@ -40,7 +40,7 @@ struct Keeping {
 
 impl BlocksKept {
     pub fn new(keeper: Box<dyn Keeper>, wake: Arc<Notify>) -> BlocksKept {
-        let keeping = Keeping { keeper, waiting: Vec::new(), reset: false, begun: false };
+        let keeping = KeepingBlocks { keeper, waiting: Vec::new(), reset: false, begun: false };
         BlocksKept { keeper: Arc::new(Mutex::new(keeping)), wake }
     }
 
@@ -56,7 +56,7 @@ impl fmt::Debug for BlocksKept {
     }
 }
 
-impl Keeping {
+impl KeepingBlocks {
     fn give(&mut self, blocks: &Blocks) -> bool {
         let Unkept { changes, all } = blocks.take_unkept();
         if all {

@@ -19,7 +19,7 @@ pub(super) fn admitted(ask: &PublishRequest) -> Result<Bytes, ErrorCode> {
 #[tokio::test]
 async fn bytes_are_base64_where_the_namespace_has_them_and_a_bad_request_elsewhere() {
     let shards = Shards::start(2, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let bad = json!({"error": {"code": 107, "message": "bad request"}});
     let bytes = json!({"channel": "files:a", "b64data": "/woA"});
     assert_eq!(call(&app, "publish", bytes.clone()).await["result"]["offset"], 1);

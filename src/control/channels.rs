@@ -1,7 +1,7 @@
 //! Channels page by page, with their sizes.
 
 use crate::base::ids::ChannelName;
-use crate::control::answers::{Answer, ChannelSize};
+use crate::control::answers::{ApiAnswer, ChannelSizeAnswer};
 use crate::control::api::Api;
 use crate::control::requests::ControlError;
 use crate::shard::control_request::seen::ChannelSeen;
@@ -17,7 +17,7 @@ impl Api {
         filter: FilterBox,
         cursor: &str,
         limit: usize,
-    ) -> Result<Answer, ControlError> {
+    ) -> Result<ApiAnswer, ControlError> {
         if limit > CHANNELS_PAGE_MAX {
             return Err(ControlError::Invalid("limit may be at most 10000"));
         }
@@ -30,7 +30,7 @@ impl Api {
         all.truncate(limit);
         let cursor = all.last().filter(|_| more).map(|last| last.channel.to_string());
         let shown = |seen: ChannelSeen| {
-            let size = ChannelSize {
+            let size = ChannelSizeAnswer {
                 num_clients: seen.clients,
                 history: seen.history,
                 history_bytes: seen.history_bytes,
@@ -39,6 +39,6 @@ impl Api {
             };
             (seen.channel.to_string(), size)
         };
-        Ok(Answer::ChannelsPage { channels: all.into_iter().map(shown).collect(), cursor })
+        Ok(ApiAnswer::ChannelsPage { channels: all.into_iter().map(shown).collect(), cursor })
     }
 }

@@ -20,9 +20,9 @@ const NICENESS: i32 = 10;
 /// there sooner without compression.
 const WAITING_MAX: usize = 16;
 
-type Job = (Response<Bytes>, HttpReply);
+type CompressJob = (Response<Bytes>, HttpReply);
 
-pub struct Compressor(SyncSender<Job>);
+pub struct Compressor(SyncSender<CompressJob>);
 
 impl Compressor {
     /// Starts the thread, which ends when this is dropped. `handle` brings the answers back.
@@ -52,7 +52,7 @@ impl Compressor {
     }
 }
 
-fn work(jobs: &Receiver<Job>, handle: &Handle) {
+fn work(jobs: &Receiver<CompressJob>, handle: &Handle) {
     // Of this thread alone, on Linux. Without it compression works as well.
     rustix::process::setpriority_process(None, NICENESS).ok();
     for (response, mut reply) in jobs {

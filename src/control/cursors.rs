@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, ShardId, UserName};
-use crate::control::answers::Answer;
+use crate::control::answers::ApiAnswer;
 use crate::control::answers::{CursorBody, CursorsAnswer, UnreadEntry, UnreadError};
 use crate::control::api::{Api, channel_name};
 use crate::control::requests::ControlError;
@@ -23,17 +23,17 @@ const UNREAD_CHANNELS_MAX: usize = 1_000;
 /// Longest name of a user, bytes.
 const USER_BYTES_MAX: usize = 256;
 
-impl From<MembersPage> for Answer {
-    fn from(page: MembersPage) -> Answer {
+impl From<MembersPage> for ApiAnswer {
+    fn from(page: MembersPage) -> ApiAnswer {
         let MembersPage { users, total, more } = page;
         let users: Vec<String> = users.iter().map(|user| user.to_string()).collect();
         let cursor = users.last().filter(|_| more).cloned();
-        Answer::Cursors(CursorsAnswer::Users { users, total, cursor })
+        ApiAnswer::Cursors(CursorsAnswer::Users { users, total, cursor })
     }
 }
 
 impl Api {
-    pub(super) async fn cursors(&self, body: CursorsBody) -> Result<Answer, ControlError> {
+    pub(super) async fn cursors(&self, body: CursorsBody) -> Result<ApiAnswer, ControlError> {
         let channel = channel_name(&body.channel)?;
         let user = (!body.user.is_empty()).then(|| body.user.as_str().into());
         let (after, limit) = (body.cursor, page_size(body.limit)?);
@@ -47,7 +47,7 @@ impl Api {
             received: named.cursor.received.0,
             read: named.cursor.read.0,
         });
-        Ok(Answer::Cursors(CursorsAnswer::Cursors {
+        Ok(ApiAnswer::Cursors(CursorsAnswer::Cursors {
             cursors: cursors.collect(),
             offset: page.position.map_or(0, |position| position.offset.0),
             epoch: page.position.map_or_else(String::new, |position| position.epoch.to_string()),
@@ -55,7 +55,7 @@ impl Api {
         }))
     }
 
-    pub(super) async fn unread(&self, body: UnreadBody) -> Result<Answer, ControlError> {
+    pub(super) async fn unread(&self, body: UnreadBody) -> Result<ApiAnswer, ControlError> {
         if body.user.is_empty() {
             return Err(ControlError::Invalid("user must name somebody"));
         }
@@ -100,10 +100,10 @@ impl Api {
                 unread.insert(channel.to_string(), entry);
             }
         }
-        Ok(Answer::Cursors(CursorsAnswer::Unread { unread, total }))
+        Ok(ApiAnswer::Cursors(CursorsAnswer::Unread { unread, total }))
     }
 
-    pub(super) async fn read_by(&self, body: ReadByBody) -> Result<Answer, ControlError> {
+    pub(super) async fn read_by(&self, body: ReadByBody) -> Result<ApiAnswer, ControlError> {
         let channel = channel_name(&body.channel)?;
         let Some(offset) = body.offset else {
             return Err(ControlError::Invalid("offset must be given"));
@@ -120,7 +120,7 @@ impl Api {
     }
 
     /// Adds and removes members, or lists them.
-    pub(super) async fn members(&self, body: MembersBody) -> Result<Answer, ControlError> {
+    pub(super) async fn members(&self, body: MembersBody) -> Result<ApiAnswer, ControlError> {
         let channel = channel_name(&body.channel)?;
         if body.add.is_none() && body.remove.is_none() {
             let (after, limit) = (body.cursor, page_size(body.limit)?);
@@ -144,7 +144,7 @@ impl Api {
             };
             added = self.shards().ask_owner(&channel, ask).await?;
         }
-        Ok(Answer::Cursors(CursorsAnswer::Changed { added, removed }))
+        Ok(ApiAnswer::Cursors(CursorsAnswer::Changed { added, removed }))
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::control::readiness::{NotReady, Readiness};
 use crate::control::requests::Shards;
-use crate::shard::control_request::{ControlRequest, Departure, Reply};
+use crate::shard::control_request::{ControlReply, ControlRequest, Departure};
 
 /// Between two tries at a shard whose inbox was full.
 pub const RETRY: Duration = Duration::from_millis(5);
@@ -43,7 +43,7 @@ struct Drain {
 
 /// A drain as `GET /api/drain` shows it.
 #[derive(Debug, Serialize)]
-pub struct Shown {
+pub struct ShownDrain {
     draining: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<ShownProgress>,
@@ -110,7 +110,7 @@ impl Drains {
     }
 
     /// Every shard gets the order, one with a full inbox a little later.
-    async fn every(&self, make: impl Fn(Reply<()>) -> ControlRequest) {
+    async fn every(&self, make: impl Fn(ControlReply<()>) -> ControlRequest) {
         for shard in self.shards.router().every_shard() {
             loop {
                 match self.shards.send(shard, &make) {
@@ -146,9 +146,9 @@ impl Drains {
         self.current.lock().as_ref().is_some_and(Drain::is_done)
     }
 
-    pub fn shown(&self) -> Shown {
+    pub fn shown(&self) -> ShownDrain {
         let current = self.current.lock();
-        Shown { draining: current.is_some(), progress: current.as_ref().map(Drain::shown) }
+        ShownDrain { draining: current.is_some(), progress: current.as_ref().map(Drain::shown) }
     }
 }
 

@@ -132,13 +132,13 @@ async fn stop(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
 }
 
 #[derive(Debug, Serialize)]
-struct Moved {
+struct MovedClients {
     clients: u64,
 }
 
 async fn reconnect(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     match try_reconnect(&app, request).await {
-        Ok(clients) => json(StatusCode::OK, &Moved { clients }),
+        Ok(clients) => json(StatusCode::OK, &MovedClients { clients }),
         Err(response) => response,
     }
 }

@@ -17,7 +17,7 @@ use crate::control::arriving::EventsHeld;
 use crate::control::blocks_kept;
 use crate::control::listener::Gate;
 use crate::control::readiness::NotReady;
-use crate::record::{self, BlocksPart, Kind, PushKeysPart, RecordFault, TicketsPart};
+use crate::record::{self, BlocksPart, PushKeysPart, RecordFault, RecordKind, TicketsPart};
 
 /// How long the requests that are under way may take to end before their answers are left behind.
 const REST_MAX: Duration = Duration::from_millis(500);
@@ -104,15 +104,15 @@ impl Control {
     pub fn take_record(&self, bytes: &[u8]) -> Result<(), RecordFault> {
         let (unread, _) = record::next(bytes)?;
         match unread.kind {
-            Kind::Events => self.arriving.events.lock().0 = Some(unread.read()?),
-            Kind::EventsLog => self.arriving.events.lock().1.push(unread.read()?),
-            Kind::Tickets => {
+            RecordKind::Events => self.arriving.events.lock().0 = Some(unread.read()?),
+            RecordKind::EventsLog => self.arriving.events.lock().1.push(unread.read()?),
+            RecordKind::Tickets => {
                 self.client_port.tunnels.restore_tickets(unread.read::<TicketsPart>()?)?;
             }
-            Kind::PushKeys => {
+            RecordKind::PushKeys => {
                 self.state.api.push_keys().restore(unread.read::<PushKeysPart>()?, Instant::now());
             }
-            Kind::Blocks => blocks_kept::restore(self.state.api.blocks(), unread.read::<BlocksPart>()?),
+            RecordKind::Blocks => blocks_kept::restore(self.state.api.blocks(), unread.read::<BlocksPart>()?),
             _ => return Err(RecordFault::OtherKind),
         }
         Ok(())

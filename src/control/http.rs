@@ -14,8 +14,8 @@ use tower::ServiceExt as _;
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
-use crate::control::answers::{Answer, ErrorBody, Response as ApiResponse};
-use crate::control::api::{Method, Request as ApiRequest, respond};
+use crate::control::answers::{ApiAnswer, ErrorBody, Response as ApiResponse};
+use crate::control::api::{ApiMethod, ApiRequest, respond};
 use crate::control::app::{App, without_key};
 use crate::control::console;
 use crate::control::drain_routes;
@@ -37,7 +37,7 @@ const EVENTS_LIMIT_MAX: usize = 10_000;
 
 /// Which port an app serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
+pub enum ServedPort {
     /// Clients and the API.
     Shared,
     /// Clients; the API has a listener of its own.
@@ -47,13 +47,13 @@ pub enum Port {
 }
 
 /// The paths of one port.
-pub fn app(app: Arc<App>, port: Port) -> Router {
+pub fn app(app: Arc<App>, port: ServedPort) -> Router {
     let mut routes = Router::new()
         .route("/health", get(health).options(health_options))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready));
-    if port != Port::ClientsOnly {
-        let metrics = if port == Port::Shared && app.metrics_need_key {
+    if port != ServedPort::ClientsOnly {
+        let metrics = if port == ServedPort::Shared && app.metrics_need_key {
             get(metrics_with_key)
         } else {
             get(metrics_for_all)
@@ -71,10 +71,10 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
         routes = routes.route("/api/events", get(events).post(not_found));
     }
     // Where strangers are is no place to ask for the key.
-    if app.console && (port == Port::Api || port == Port::Shared && app.page.is_some()) {
+    if app.console && (port == ServedPort::Api || port == ServedPort::Shared && app.page.is_some()) {
         routes = routes.merge(console::routes());
     }
-    if port != Port::Api {
+    if port != ServedPort::Api {
         if app.echo {
             routes = routes.route("/echo", get(echo).post(echo));
         }
@@ -87,20 +87,20 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
 
 /// Whether a request's body is read before it is answered: it shows a key and is for something that takes a body. All
 /// others are answered by their head alone.
-pub fn reads_body(app: &App, port: Port, head: &request::Parts) -> bool {
+pub fn reads_body(app: &App, port: ServedPort, head: &request::Parts) -> bool {
     let path = head.uri.path();
     match path.strip_prefix("/api/").or_else(|| (path == "/api").then_some("")) {
         Some(name) => {
-            port != Port::ClientsOnly
+            port != ServedPort::ClientsOnly
                 && head.method == ::http::Method::POST
                 && (name.is_empty()
-                    || Method::from_name(name).is_some()
+                    || ApiMethod::from_name(name).is_some()
                     || tunnel::routes::takes_body(name)
                     || drain_routes::takes_body(name)
                     || seeing::takes_body(name))
                 && app.keys.admit(&head.headers, &head.uri)
         }
-        None => app.echo && port != Port::Api && head.uri.path() == "/echo",
+        None => app.echo && port != ServedPort::Api && head.uri.path() == "/echo",
     }
 }
 
@@ -109,7 +109,7 @@ async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Req
         Ok((method, parts, body)) => call(&app, method, &parts, body).await,
         Err(response) => {
             // A call that came to no method is counted by its status.
-            let method = Method::from_name(&name).map_or("unknown", Method::name);
+            let method = ApiMethod::from_name(&name).map_or("unknown", ApiMethod::name);
             app.metrics.count_api(method, response.status().as_u16());
             response
         }
@@ -121,21 +121,21 @@ async fn admitted(
     app: &App,
     name: &str,
     request: Request<Body>,
-) -> Result<(Method, request::Parts, Bytes), Response> {
+) -> Result<(ApiMethod, request::Parts, Bytes), Response> {
     let (parts, body) = request.into_parts();
     if let Some(response) = without_key(app, &parts.headers, &parts.uri) {
         return Err(response);
     }
-    let method = Method::from_name(name)
+    let method = ApiMethod::from_name(name)
         .ok_or_else(|| problem(StatusCode::NOT_FOUND, "the API has no such method"))?;
     let body = read_body(body, app.body_bytes_max).await?;
     Ok((method, parts, body))
 }
 
-async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) -> Response {
+async fn call(app: &App, method: ApiMethod, parts: &request::Parts, body: Bytes) -> Response {
     // A call without parameters may come without a body.
     let body = match method {
-        Method::Info | Method::Channels if body.is_empty() => Bytes::from_static(b"{}"),
+        ApiMethod::Info | ApiMethod::Channels if body.is_empty() => Bytes::from_static(b"{}"),
         _ => body,
     };
     let request = match ApiRequest::read(method, &body) {
@@ -178,7 +178,7 @@ async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) ->
 /// `{"publish": {…}}` or `{"error": {…}}`.
 struct BatchReply {
     name: &'static str,
-    outcome: Result<Answer, ControlError>,
+    outcome: Result<ApiAnswer, ControlError>,
 }
 
 impl Serialize for BatchReply {
@@ -195,7 +195,7 @@ struct BatchReplies {
     replies: Vec<BatchReply>,
 }
 
-pub(super) fn reply(outcome: Result<Answer, ControlError>, transport_errors: bool) -> Response {
+pub(super) fn reply(outcome: Result<ApiAnswer, ControlError>, transport_errors: bool) -> Response {
     let status = match outcome {
         Err(ControlError::Busy) => return busy(),
         Err(ControlError::Refused(error_code)) if error_code.is_of_store() => {

@@ -9,7 +9,7 @@ use crate::driver::Wake;
 use crate::hub::Roster;
 use crate::hub::requests::{History, PresenceStats};
 use crate::shard::control_request::{ChannelCount, Pushed, ShardStats};
-use crate::shard::mailbox::{Inbox, ShardMessage};
+use crate::shard::mailbox::{ShardInbox, ShardMessage};
 
 struct Unpark(thread::Thread);
 
@@ -22,7 +22,7 @@ impl Wake for Unpark {
 /// The threads' inboxes: logs by channel, and every ask about users as it came.
 pub(super) struct Shards {
     pub router: ShardRouter,
-    pub inboxes: Arc<[Arc<Inbox>]>,
+    pub inboxes: Arc<[Arc<ShardInbox>]>,
     pub user_asks: mpsc::Receiver<ControlRequest>,
 }
 
@@ -57,7 +57,8 @@ impl Shards {
 
     /// Inboxes that nobody reads.
     pub fn stopped(count: usize, inbox_messages: usize) -> Shards {
-        let inboxes: Arc<[Arc<Inbox>]> = (0..count).map(|_| Arc::new(Inbox::new(inbox_messages))).collect();
+        let inboxes: Arc<[Arc<ShardInbox>]> =
+            (0..count).map(|_| Arc::new(ShardInbox::new(inbox_messages))).collect();
         let router = ShardRouter::new(Arc::clone(&inboxes), [1, 2, 3, 4]);
         Shards { router, inboxes, user_asks: mpsc::channel().1 }
     }
@@ -138,7 +139,8 @@ fn answer(
             reply.send(Ok(users.iter().map(connections).collect()));
         }
         ControlRequest::Enforce(reply) => {
-            let _ = seen.send(ControlRequest::Enforce(crate::shard::control_request::Reply::new(|_| ())));
+            let _ =
+                seen.send(ControlRequest::Enforce(crate::shard::control_request::ControlReply::new(|_| ())));
             reply.send(Ok(()));
         }
         ControlRequest::PresenceStats(_, reply) => reply.send(Ok(PresenceStats { clients: 2, users: 1 })),
@@ -156,30 +158,40 @@ fn answer(
             reply.send(Err(ErrorCode::NotAvailable));
         }
         ControlRequest::Subscribe(user, reply) => {
-            let _ =
-                seen.send(ControlRequest::Subscribe(user, crate::shard::control_request::Reply::new(|_| ())));
+            let _ = seen.send(ControlRequest::Subscribe(
+                user,
+                crate::shard::control_request::ControlReply::new(|_| ()),
+            ));
             reply.send(Ok(()));
         }
         ControlRequest::Unsubscribe(user, reply) => {
-            let _ = seen
-                .send(ControlRequest::Unsubscribe(user, crate::shard::control_request::Reply::new(|_| ())));
+            let _ = seen.send(ControlRequest::Unsubscribe(
+                user,
+                crate::shard::control_request::ControlReply::new(|_| ()),
+            ));
             reply.send(Ok(()));
         }
         ControlRequest::Disconnect(user, reply) => {
-            let _ = seen
-                .send(ControlRequest::Disconnect(user, crate::shard::control_request::Reply::new(|_| ())));
+            let _ = seen.send(ControlRequest::Disconnect(
+                user,
+                crate::shard::control_request::ControlReply::new(|_| ()),
+            ));
             reply.send(Ok(()));
         }
         ControlRequest::Refresh(user, reply) => {
-            let _ =
-                seen.send(ControlRequest::Refresh(user, crate::shard::control_request::Reply::new(|_| ())));
+            let _ = seen.send(ControlRequest::Refresh(
+                user,
+                crate::shard::control_request::ControlReply::new(|_| ()),
+            ));
             reply.send(Ok(()));
         }
         // Dropped, it is answered 100.
         ControlRequest::Tunnel(..) => {}
         ControlRequest::Everyone(message, reply) => {
-            let _ = seen
-                .send(ControlRequest::Everyone(message, crate::shard::control_request::Reply::new(|_| ())));
+            let _ = seen.send(ControlRequest::Everyone(
+                message,
+                crate::shard::control_request::ControlReply::new(|_| ()),
+            ));
             reply.send(Ok(2));
         }
         ControlRequest::Push(ask, reply) => {
@@ -187,7 +199,8 @@ fn answer(
             let reached: Vec<bool> = ask.users.iter().map(there).collect();
             let each = if ask.newest { 1 } else { 2 };
             let connections = reached.iter().filter(|&&reached| reached).count() as u64 * each;
-            let _ = seen.send(ControlRequest::Push(ask, crate::shard::control_request::Reply::new(|_| ())));
+            let _ = seen
+                .send(ControlRequest::Push(ask, crate::shard::control_request::ControlReply::new(|_| ())));
             reply.send(Ok(Pushed { connections, reached }));
         }
         ControlRequest::Alive(reply) | ControlRequest::Drain(_, reply) | ControlRequest::DrainStop(reply) => {

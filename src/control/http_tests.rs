@@ -76,7 +76,7 @@ fn options() -> ControlOptions {
     }
 }
 
-fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
+fn routes(shards: &Shards, options: &ControlOptions, port: ServedPort) -> Router {
     let (hooks, events) = (Hooks::new(&[]).unwrap(), EventsPlace::default());
     app(Arc::new(App::new(options, shards.router.clone(), None, &hooks, events).unwrap()), port)
 }
@@ -106,7 +106,7 @@ async fn status(app: &Router, request: Request<Body>) -> StatusCode {
 #[tokio::test]
 async fn publish_gives_offsets_and_history_gives_the_payloads_as_they_came() {
     let shards = Shards::start(3, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let epoch = "00000abc";
     let first = call(&app, "publish", json!({"channel": "chat:1", "data": {"n": 1}})).await;
     assert_eq!(first, json!({"result": {"offset": 1, "epoch": epoch}}));
@@ -148,7 +148,7 @@ async fn publish_gives_offsets_and_history_gives_the_payloads_as_they_came() {
 #[tokio::test]
 async fn what_is_missing_or_unsupported_is_a_bad_request() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     for (method, body) in [
         ("publish", json!({})),
         ("publish", json!({"channel": "c"})),
@@ -192,7 +192,7 @@ async fn what_is_missing_or_unsupported_is_a_bad_request() {
 #[tokio::test]
 async fn broadcast_and_batch_answer_each_part() {
     let shards = Shards::start(2, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let answer = call(&app, "broadcast", json!({"channels": ["a", "", "unknown:b", "c"], "data": 1})).await;
     let ok = json!({"result": {"offset": 1, "epoch": "00000abc"}});
     assert_eq!(
@@ -239,7 +239,7 @@ async fn broadcast_and_batch_answer_each_part() {
 #[tokio::test]
 async fn users_are_addressed_as_asked() {
     let shards = Shards::start(2, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let client = ClientId(7).to_string();
     let done = json!({"result": {}});
     let subscribe = json!({
@@ -286,7 +286,7 @@ async fn users_are_addressed_as_asked() {
 #[tokio::test]
 async fn a_push_tells_who_was_reached_in_the_order_of_the_names() {
     let shards = Shards::start(3, 64);
-    let app = routes(&shards, &options(), Port::Api);
+    let app = routes(&shards, &options(), ServedPort::Api);
     let users: Vec<String> =
         (0..50).map(|n| if n % 5 == 0 { format!("absent-{n}") } else { format!("user-{n}") }).collect();
     let absent: Vec<&String> = users.iter().filter(|user| user.starts_with("absent")).collect();
@@ -310,7 +310,7 @@ async fn a_push_tells_who_was_reached_in_the_order_of_the_names() {
 #[tokio::test]
 async fn a_push_that_is_repeated_under_its_key_is_answered_and_not_sent_again() {
     let shards = Shards::start(2, 64);
-    let app = routes(&shards, &options(), Port::Api);
+    let app = routes(&shards, &options(), ServedPort::Api);
     let body = json!({ "users": ["a", "absent"], "data": 1, "idempotency_key": "k" });
     let expected = json!({ "result": { "connections": 2, "users": 1, "absent": ["absent"] } });
     for _ in 0..3 {
@@ -327,7 +327,7 @@ async fn a_push_that_is_repeated_under_its_key_is_answered_and_not_sent_again() 
 #[tokio::test]
 async fn what_is_wrong_with_a_push_or_a_pace_is_named() {
     let shards = Shards::start(2, 64);
-    let app = routes(&shards, &options(), Port::Api);
+    let app = routes(&shards, &options(), ServedPort::Api);
     let many = vec!["a"; 10_001];
     let long = "k".repeat(257);
     for (method, body, word) in [
@@ -357,7 +357,7 @@ async fn what_is_wrong_with_a_push_or_a_pace_is_named() {
 #[tokio::test]
 async fn presence_channels_and_info_are_gathered_over_shards() {
     let shards = Shards::start(3, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     assert_eq!(
         call(&app, "presence", json!({"channel": "c"})).await,
         json!({"result": {"presence": {"c1": {"user": "ann", "client": "c1", "chan_info": [1]}}}})
@@ -385,7 +385,7 @@ async fn presence_channels_and_info_are_gathered_over_shards() {
 #[tokio::test]
 async fn the_key_is_needed_and_http_faults_have_their_status() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let bare = |path: &str| Request::post(path).body(Body::from("{}")).unwrap();
     assert_eq!(status(&app, bare("/api/info")).await, 401);
     assert_eq!(status(&app, bare("/api/nonsense")).await, 401, "who shows no key learns nothing");
@@ -437,7 +437,7 @@ async fn the_key_is_needed_and_http_faults_have_their_status() {
 #[tokio::test]
 async fn no_body_is_an_internal_error() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let mut random = fastrand::Rng::with_seed(7);
     for (method, body) in [
         ("publish", r#"{"channel":"c","data":{"a":[1,"é"]},"tags":{"k":"v"},"version":1}"#),
@@ -471,7 +471,7 @@ async fn a_batch_ends_even_when_no_shard_answers() {
     let app = routes(
         &stopped,
         &ControlOptions { ask_timeout: Duration::from_millis(20), ..options() },
-        Port::Shared,
+        ServedPort::Shared,
     );
     let began = std::time::Instant::now();
     let commands: Vec<Value> = (0..1000).map(|n| json!({"publish": {"channel": "c", "data": n}})).collect();
@@ -487,7 +487,7 @@ async fn a_batch_ends_even_when_no_shard_answers() {
 async fn busy_and_silent_shards_hold_nobody_up() {
     let impatient = ControlOptions { ask_timeout: SHORT, ..options() };
     let stopped = Shards::stopped(1, 2);
-    let app = routes(&stopped, &impatient, Port::Shared);
+    let app = routes(&stopped, &impatient, ServedPort::Shared);
     let (first, second, third) = tokio::join!(
         send(&app, post_to("/api/publish", r#"{"channel":"c","data":1}"#)),
         send(&app, post_to("/api/info", "{}")),
@@ -508,14 +508,14 @@ async fn busy_and_silent_shards_hold_nobody_up() {
 
     // One channel's shard takes it, the inbox is full for the rest: each channel has its own answer.
     let small = Shards::stopped(1, 1);
-    let app = routes(&small, &impatient, Port::Shared);
+    let app = routes(&small, &impatient, ServedPort::Shared);
     let broadcast = call(&app, "broadcast", json!({"channels": ["a", "b"], "data": 1})).await;
     let codes: Vec<_> =
         broadcast["result"]["responses"].as_array().unwrap().iter().map(|r| &r["error"]["code"]).collect();
     assert_eq!(codes, [100, 111]);
 
     let live = Shards::start(1, 64);
-    let app = routes(&live, &impatient, Port::Shared);
+    let app = routes(&live, &impatient, ServedPort::Shared);
     let lost = call(&app, "publish", json!({"channel": "lost:x", "data": 1})).await;
     assert_eq!(lost["error"]["code"], 100);
 }
@@ -523,7 +523,7 @@ async fn busy_and_silent_shards_hold_nobody_up() {
 #[tokio::test]
 async fn who_is_online_is_asked_of_the_users_shards() {
     let shards = Shards::start(3, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let users: Vec<String> = (0..50).flat_map(|n| [format!("u{n}"), format!("absent{n}")]).collect();
     let answer = call(&app, "online", json!({"users": users})).await;
     let online = answer["result"]["online"].as_object().unwrap();
@@ -541,7 +541,7 @@ async fn who_is_online_is_asked_of_the_users_shards() {
 #[tokio::test]
 async fn presence_comes_in_pages() {
     let shards = Shards::start(2, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let page = async |cursor: &str| {
         let body = json!({"channel": "c", "limit": 2, "cursor": cursor});
         call(&app, "presence", body).await["result"].clone()
@@ -559,7 +559,7 @@ async fn presence_comes_in_pages() {
 async fn blocks_and_revocations_are_read_listed_and_taken_back() {
     let shards = Shards::start(2, 64);
     let options = options();
-    let app = routes(&shards, &options, Port::Shared);
+    let app = routes(&shards, &options, ServedPort::Shared);
     let done = json!({"result": {}});
     let disconnected = || match shards.user_asks.recv() {
         Ok(ControlRequest::Disconnect(ask, _)) => (ask.target.user.to_string(), ask.disconnect.code),

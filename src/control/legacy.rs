@@ -11,13 +11,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::base::fault::ErrorCode;
-use crate::control::api::{BATCH_COMMANDS_MAX, Command, Method, respond};
+use crate::control::api::{ApiCommandBody, ApiMethod, BATCH_COMMANDS_MAX, respond};
 use crate::control::app::{App, without_key};
 use crate::control::requests::ControlError;
 use crate::control::responses::{busy, outcome_code, problem, read_body};
 
 #[derive(Deserialize)]
-struct Line<'l> {
+struct LegacyLine<'l> {
     #[serde(default)]
     method: String,
     #[serde(borrow)]
@@ -68,14 +68,16 @@ fn counted(app: &App, response: Response) -> Response {
 
 /// # Errors
 /// What is wrong with the body.
-fn read(body: &[u8]) -> Result<Vec<Command>, String> {
+fn read(body: &[u8]) -> Result<Vec<ApiCommandBody>, String> {
     let mut commands = Vec::new();
-    for line in serde_json::Deserializer::from_slice(body).into_iter::<Line<'_>>() {
-        let Line { method, params } = line.map_err(|error| error.to_string())?;
+    for line in serde_json::Deserializer::from_slice(body).into_iter::<LegacyLine<'_>>() {
+        let LegacyLine { method, params } = line.map_err(|error| error.to_string())?;
         let params = params.map_or("{}", RawValue::get);
-        commands.push(match Method::from_name(&method).filter(|&method| method != Method::Batch) {
-            Some(method) => Command::read(method, params.as_bytes()).map_err(|error| error.to_string())?,
-            None => Command::Unknown,
+        commands.push(match ApiMethod::from_name(&method).filter(|&method| method != ApiMethod::Batch) {
+            Some(method) => {
+                ApiCommandBody::read(method, params.as_bytes()).map_err(|error| error.to_string())?
+            }
+            None => ApiCommandBody::Unknown,
         });
         if commands.len() > BATCH_COMMANDS_MAX {
             return Err("too many commands".to_string());

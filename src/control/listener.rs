@@ -33,7 +33,7 @@ use crate::base::budget::{Budget, Lease};
 use crate::base::limits::HTTP_HEAD_BYTES_MAX;
 use crate::control::app::App;
 use crate::control::http::answer;
-use crate::control::lines::{self, Lines};
+use crate::control::lines::{self, StreamedLines};
 use crate::control::options::PortLimits;
 use crate::proto::http1::{self, BodyDecoder, HeadScan, HttpFault};
 use crate::telemetry::sparing::log_once_a_minute;
@@ -116,14 +116,14 @@ impl ApiSocket {
 }
 
 /// The socket of one caller.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
     fn fd(&self) -> BorrowedFd<'_>;
 
     /// Something can be read.
     fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-impl Stream for TcpStream {
+impl ByteStream for TcpStream {
     fn fd(&self) -> BorrowedFd<'_> {
         self.as_fd()
     }
@@ -133,7 +133,7 @@ impl Stream for TcpStream {
     }
 }
 
-impl Stream for UnixStream {
+impl ByteStream for UnixStream {
     fn fd(&self) -> BorrowedFd<'_> {
         self.as_fd()
     }
@@ -161,15 +161,15 @@ pub struct ApiPort {
 }
 
 /// Why a connection has no next request.
-enum End {
+enum ConversationEnd {
     /// The caller has gone or is idle: nothing is to be said.
     Silent,
     Fault(HttpFault),
 }
 
-impl From<HttpFault> for End {
-    fn from(fault: HttpFault) -> End {
-        End::Fault(fault)
+impl From<HttpFault> for ConversationEnd {
+    fn from(fault: HttpFault) -> ConversationEnd {
+        ConversationEnd::Fault(fault)
     }
 }
 
@@ -297,7 +297,7 @@ impl ApiPort {
         }
     }
 
-    async fn take(self: &Arc<Self>, accepted: io::Result<impl Stream>) {
+    async fn take(self: &Arc<Self>, accepted: io::Result<impl ByteStream>) {
         let stream = match accepted {
             Ok(stream) => stream,
             Err(error) => {
@@ -308,7 +308,7 @@ impl ApiPort {
         self.take_stream(stream);
     }
 
-    fn take_stream(self: &Arc<Self>, stream: impl Stream) {
+    fn take_stream(self: &Arc<Self>, stream: impl ByteStream) {
         let port = Arc::clone(self);
         match Arc::clone(&self.places).try_acquire_owned() {
             Ok(place) => {
@@ -328,7 +328,7 @@ impl ApiPort {
         let _ = self.places.acquire_many(self.limits.connections_max).await;
     }
 
-    fn refuse(self: &Arc<Self>, mut stream: impl Stream) {
+    fn refuse(self: &Arc<Self>, mut stream: impl ByteStream) {
         log_once_a_minute("api_connections", "the API's listener is full (api.connections_max)");
         self.app.metrics.count_api("unknown", FULL.status);
         if let Ok(error_code) = Arc::clone(&self.error_codes).try_acquire_owned() {
@@ -343,15 +343,15 @@ impl ApiPort {
     }
 
     /// One connection, from its first byte to its last.
-    async fn converse(&self, mut stream: impl Stream) {
+    async fn converse(&self, mut stream: impl ByteStream) {
         let mut unread = Vec::new();
         let mut idle_time = self.limits.head_time;
         loop {
             match self.exchange(&mut stream, &mut unread, idle_time).await {
                 Ok(true) => idle_time = self.limits.idle_time,
                 Ok(false) => break,
-                Err(End::Silent) => return,
-                Err(End::Fault(fault)) => {
+                Err(ConversationEnd::Silent) => return,
+                Err(ConversationEnd::Fault(fault)) => {
                     self.app.metrics.count_api("unknown", fault.status);
                     if self.write_fault(&mut stream, fault).await.is_err() {
                         return;
@@ -370,15 +370,15 @@ impl ApiPort {
     /// One request and its answer. Gives whether another may follow.
     async fn exchange(
         &self,
-        stream: &mut impl Stream,
+        stream: &mut impl ByteStream,
         unread: &mut Vec<u8>,
         idle_time: Duration,
-    ) -> Result<bool, End> {
+    ) -> Result<bool, ConversationEnd> {
         if !unread.is_empty() {
             self.wait_for_gate().await?;
         }
         let length = self.read_head(stream, unread, idle_time).await?;
-        let Some(head) = self.understand(&unread[..length])? else { return Err(End::Silent) };
+        let Some(head) = self.understand(&unread[..length])? else { return Err(ConversationEnd::Silent) };
         unread.drain(..length);
         let Head { parts, body: mut decoder, keep_alive, expects_continue } = head;
         let mut keep_alive = keep_alive && !*self.stopped.borrow();
@@ -409,7 +409,11 @@ impl ApiPort {
     }
 
     /// Writes lines until their reader leaves, or does not read, or the node stops.
-    async fn stream_lines(&self, stream: &mut impl Stream, mut lines: Box<dyn Lines>) -> Result<bool, End> {
+    async fn stream_lines(
+        &self,
+        stream: &mut impl ByteStream,
+        mut lines: Box<dyn StreamedLines>,
+    ) -> Result<bool, ConversationEnd> {
         self.write(stream, LINES_HEAD).await?;
         let mut said = Vec::new();
         let mut gate = self.gate.clone();
@@ -418,7 +422,7 @@ impl ApiPort {
                 bytes = lines.next() => bytes,
                 // Whatever a reader says meanwhile is not heard; its end is.
                 read = read(stream, &mut said) => match read {
-                    Ok(0) | Err(_) => return Err(End::Silent),
+                    Ok(0) | Err(_) => return Err(ConversationEnd::Silent),
                     Ok(_) => {
                         said.clear();
                         continue;
@@ -435,10 +439,10 @@ impl ApiPort {
     /// Reads until `unread` begins with a whole head; gives its length.
     async fn read_head(
         &self,
-        stream: &mut impl Stream,
+        stream: &mut impl ByteStream,
         unread: &mut Vec<u8>,
         idle_time: Duration,
-    ) -> Result<usize, End> {
+    ) -> Result<usize, ConversationEnd> {
         let mut scan = HeadScan::default();
         let mut deadline = None;
         loop {
@@ -452,19 +456,19 @@ impl ApiPort {
                     () = closed(&mut gate) => {}
                     read = timeout(idle_time, read(stream, unread)) => match read {
                         Ok(Ok(1..)) => {}
-                        Ok(Ok(0) | Err(_)) | Err(_) => return Err(End::Silent),
+                        Ok(Ok(0) | Err(_)) | Err(_) => return Err(ConversationEnd::Silent),
                     },
                     // What has been sent by now is answered, even where its arrival was not seen yet.
                     () = ended(self.stopped.clone()) => match timeout(LAST_LOOK, read(stream, unread)).await {
                         Ok(Ok(1..)) => {}
-                        Ok(Ok(0) | Err(_)) | Err(_) => return Err(End::Silent),
+                        Ok(Ok(0) | Err(_)) | Err(_) => return Err(ConversationEnd::Silent),
                     },
                 }
             } else {
                 let until = *deadline.get_or_insert_with(|| Instant::now() + self.limits.head_time);
                 match timeout_at(until, read(stream, unread)).await {
                     Ok(Ok(1..)) => {}
-                    Ok(Ok(0) | Err(_)) => return Err(End::Silent),
+                    Ok(Ok(0) | Err(_)) => return Err(ConversationEnd::Silent),
                     Err(_) => return Err(TOO_SLOW.into()),
                 }
             }
@@ -472,7 +476,7 @@ impl ApiPort {
     }
 
     /// Before a request of which something has been read: another process cannot answer it.
-    async fn wait_for_gate(&self) -> Result<(), End> {
+    async fn wait_for_gate(&self) -> Result<(), ConversationEnd> {
         let mut gate = self.gate.clone();
         match timeout(HELD_MAX, passed(&mut gate)).await {
             Ok(false) => Ok(()),
@@ -481,7 +485,7 @@ impl ApiPort {
     }
 
     /// Between two requests: waits while the gate is held. Nothing is read meanwhile, so that another process finds it.
-    async fn rest(&self, stream: &mut impl Stream) -> Result<(), End> {
+    async fn rest(&self, stream: &mut impl ByteStream) -> Result<(), ConversationEnd> {
         let mut gate = self.gate.clone();
         if *gate.borrow() == Gate::Open {
             return Ok(());
@@ -498,7 +502,7 @@ impl ApiPort {
             is_left = passed(&mut gate) => match is_left {
                 false => Ok(()),
                 // Without a word, nor an end of the stream: it is another process's.
-                true => Err(End::Silent),
+                true => Err(ConversationEnd::Silent),
             },
             () = waited => Err(MOVING.into()),
         }
@@ -517,12 +521,12 @@ impl ApiPort {
     /// Reads the whole body; what follows it stays in `unread`.
     async fn read_body(
         &self,
-        stream: &mut impl Stream,
+        stream: &mut impl ByteStream,
         unread: &mut Vec<u8>,
         decoder: &mut BodyDecoder,
         body: &mut Vec<u8>,
         lease: &mut Lease,
-    ) -> Result<(), End> {
+    ) -> Result<(), ConversationEnd> {
         let began = Instant::now();
         let mut received = 0;
         loop {
@@ -539,7 +543,7 @@ impl ApiPort {
             }
             match timeout_at(began + self.transfer_time(received), read(stream, unread)).await {
                 Ok(Ok(count @ 1..)) => received += count,
-                Ok(Ok(0) | Err(_)) => return Err(End::Silent),
+                Ok(Ok(0) | Err(_)) => return Err(ConversationEnd::Silent),
                 Err(_) => return Err(TOO_SLOW.into()),
             }
         }
@@ -560,14 +564,18 @@ impl ApiPort {
         Ok(())
     }
 
-    async fn write(&self, stream: &mut impl Stream, bytes: &[u8]) -> Result<(), End> {
+    async fn write(&self, stream: &mut impl ByteStream, bytes: &[u8]) -> Result<(), ConversationEnd> {
         match timeout(self.transfer_time(bytes.len()), stream.write_all(bytes)).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(End::Silent),
+            Ok(Err(_)) | Err(_) => Err(ConversationEnd::Silent),
         }
     }
 
-    async fn write_fault(&self, stream: &mut impl Stream, fault: HttpFault) -> Result<(), End> {
+    async fn write_fault(
+        &self,
+        stream: &mut impl ByteStream,
+        fault: HttpFault,
+    ) -> Result<(), ConversationEnd> {
         let mut bytes = Vec::new();
         fault.write(&mut bytes);
         self.write(stream, &bytes).await
@@ -597,14 +605,14 @@ async fn ended(mut stopped: watch::Receiver<bool>) {
 }
 
 /// Waits without a buffer, then reads what is there.
-async fn read(stream: &mut impl Stream, unread: &mut Vec<u8>) -> io::Result<usize> {
+async fn read(stream: &mut impl ByteStream, unread: &mut Vec<u8>) -> io::Result<usize> {
     stream.readable().await?;
     unread.reserve(READ_BYTES);
     stream.read_buf(unread).await
 }
 
 /// Ends the sending side and throws away what still comes, for a while.
-async fn linger(stream: &mut impl Stream) {
+async fn linger(stream: &mut impl ByteStream) {
     if stream.shutdown().await.is_err() {
         return;
     }

@@ -8,7 +8,7 @@ use crate::config::Secret;
 use crate::control::auth::AcceptedKeys;
 use crate::control::options::ControlOptions;
 use crate::control::{Control, start};
-use crate::shard::mailbox::Inbox;
+use crate::shard::mailbox::ShardInbox;
 use crate::shard::router::Router as ShardRouter;
 
 /// A bound on hanging, not on speed.
@@ -48,7 +48,7 @@ fn started_at(limits: PortLimits, socket: ApiSocket, held: bool) -> Control {
         held,
         ..ControlOptions::new(&config)
     };
-    let inboxes = Arc::new([Arc::new(Inbox::new(64))]);
+    let inboxes = Arc::new([Arc::new(ShardInbox::new(64))]);
     start(options, ShardRouter::new(inboxes, [1, 2, 3, 4]), vec![socket]).unwrap()
 }
 

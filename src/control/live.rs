@@ -13,7 +13,7 @@ use crate::config::reload::PlacedTunnel;
 use crate::control::app::App;
 use crate::control::auth::AcceptedKeys;
 use crate::control::drain::DrainDefaults;
-use crate::control::events::{EventOptions, Events};
+use crate::control::events::{EventOptions, EventsHandle};
 use crate::control::hooks::{Hooks, HooksByName};
 use crate::control::jwks::{self, Issuer};
 use crate::control::options::{accepted_keys, drain_defaults};
@@ -28,7 +28,7 @@ pub struct Live {
 }
 
 /// Another configuration, ready to be put in place.
-pub struct Prepared {
+pub struct PreparedControl {
     keys: AcceptedKeys,
     drain: DrainDefaults,
     event_kinds: EventKinds,
@@ -60,12 +60,12 @@ impl Live {
         config: &Config,
         tunnels: &[PlacedTunnel],
         issuers: Vec<Issuer>,
-    ) -> io::Result<Prepared> {
+    ) -> io::Result<PreparedControl> {
         let events = EventOptions::new(&config.events);
         if let Some(options) = &events {
-            Events::check(options)?;
+            EventsHandle::check(options)?;
         }
-        Ok(Prepared {
+        Ok(PreparedControl {
             keys: accepted_keys(config),
             drain: drain_defaults(config),
             event_kinds: config.events.kinds(),
@@ -81,7 +81,7 @@ impl Live {
     ///
     /// # Errors
     /// When the operating system gives no randomness for a log of events that begins: then nothing is changed.
-    pub fn exchange(&self, prepared: Prepared) -> io::Result<Finish> {
+    pub fn exchange(&self, prepared: PreparedControl) -> io::Result<Finish> {
         match (prepared.events, self.state.events.get()) {
             (Some(options), Some(events)) => events.exchange(options),
             (Some(options), None) => {

@@ -42,17 +42,17 @@ pub struct Metrics {
 
 /// Fetches of published token keys, by outcome.
 #[derive(Clone, Debug, Default)]
-pub struct JwksFetches(Family<Outcome, Counter>);
+pub struct JwksFetches(Family<ApiOutcome, Counter>);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Outcome {
+struct ApiOutcome {
     outcome: &'static str,
 }
 
 impl JwksFetches {
     pub fn count(&self, succeeded: bool) {
         let outcome = if succeeded { "success" } else { "failure" };
-        self.0.get_or_create(&Outcome { outcome }).inc();
+        self.0.get_or_create(&ApiOutcome { outcome }).inc();
     }
 }
 
@@ -141,9 +141,9 @@ impl Metrics {
 
 /// What others of the process count.
 #[derive(Debug)]
-pub struct Shared(pub Arc<dyn Collector>);
+pub struct SharedCollector(pub Arc<dyn Collector>);
 
-impl Collector for Shared {
+impl Collector for SharedCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         self.0.encode(encoder)
     }

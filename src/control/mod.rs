@@ -81,7 +81,7 @@ use crate::base::address::{ListenAddress, Serves};
 use crate::base::bytes::Bytes;
 use crate::base::event::Event;
 use crate::control::app::App;
-use crate::control::arriving::Arriving;
+use crate::control::arriving::ArrivingApi;
 use crate::control::blocks_kept::BlocksKept;
 use crate::control::compress::Compressor;
 use crate::control::deliver::deliver;
@@ -90,7 +90,7 @@ use crate::control::hooks::Hooks;
 use crate::control::http::answer;
 use crate::control::listener::{ApiPort, Gate};
 use crate::control::live::Live;
-use crate::control::publish_here::{Publication, PublishHere};
+use crate::control::publish_here::{PublicationHere, PublishHere};
 use crate::control::tunnel::Tunnels;
 use crate::session::hook_call::{HookCall, Waiting};
 use crate::session::tunnel::TunnelCall;
@@ -119,7 +119,7 @@ pub struct Control {
     api_addrs: Vec<ListenAddress>,
     stopping: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
-    arriving: Arriving,
+    arriving: ArrivingApi,
     blocks_kept: Option<BlocksKept>,
     runtime: Option<Runtime>,
 }
@@ -156,7 +156,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         true => None,
         false => {
             let port =
-                ApiPort::new(app(http::Port::Api), Arc::clone(&state), options.api_port, stopped, held);
+                ApiPort::new(app(http::ServedPort::Api), Arc::clone(&state), options.api_port, stopped, held);
             let _inside = runtime.enter();
             for socket in sockets {
                 port.serve(socket)?;
@@ -168,9 +168,9 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
     let client_port = Arc::new(ClientPort {
         tunnels: Arc::clone(&state.tunnels),
         compressor: Compressor::start(runtime.handle().clone())?,
-        shared: app(http::Port::Shared),
-        clients_only: app(http::Port::ClientsOnly),
-        api_only: app(http::Port::Api),
+        shared: app(http::ServedPort::Shared),
+        clients_only: app(http::ServedPort::ClientsOnly),
+        api_only: app(http::ServedPort::Api),
         publish_here: PublishHere::start(Arc::clone(&state), runtime.handle().clone()),
         state: Arc::clone(&state),
         handle: runtime.handle().clone(),
@@ -180,7 +180,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         hooks,
     });
     let live = Arc::new(live);
-    let arriving = Arriving::new(options.events);
+    let arriving = ArrivingApi::new(options.events);
     let control = Control {
         state,
         live,
@@ -274,11 +274,11 @@ impl Control {
 }
 
 /// What is served where the request came in.
-fn port_of(extensions: &::http::Extensions) -> http::Port {
+fn port_of(extensions: &::http::Extensions) -> http::ServedPort {
     match extensions.get::<Serves>().copied().unwrap_or_default() {
-        Serves::Both => http::Port::Shared,
-        Serves::Clients => http::Port::ClientsOnly,
-        Serves::Api => http::Port::Api,
+        Serves::Both => http::ServedPort::Shared,
+        Serves::Clients => http::ServedPort::ClientsOnly,
+        Serves::Api => http::ServedPort::Api,
     }
 }
 
@@ -310,14 +310,14 @@ impl ControlPlane for ClientPort {
     fn handle(&self, request: Request<Bytes>, mut reply: HttpReply) -> Result<(), Busy> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
         let port = port_of(request.extensions());
-        if let Some(publication) = Publication::of(&self.state, port, &request) {
+        if let Some(publication) = PublicationHere::of(&self.state, port, &request) {
             self.publish_here.pass_on(publication, reply, permit);
             return Ok(());
         }
         let app = match port {
-            http::Port::Shared => &self.shared,
-            http::Port::ClientsOnly => &self.clients_only,
-            http::Port::Api => &self.api_only,
+            http::ServedPort::Shared => &self.shared,
+            http::ServedPort::ClientsOnly => &self.clients_only,
+            http::ServedPort::Api => &self.api_only,
         }
         .clone();
         self.handle.spawn(async move {

@@ -26,12 +26,12 @@ const LOOK_MAX: Duration = Duration::from_secs(30);
 /// Looks at each as long as the control plane runs.
 pub fn watch(handle: &Handle, app: &Arc<App>, objectives: &[Objective], engine: Option<&OtherNodes>) {
     for (at, objective) in objectives.iter().enumerate() {
-        let Some(judge) = Judge::new(objective) else { continue };
+        let Some(judge) = ObjectiveJudge::new(objective) else { continue };
         handle.spawn(look(Arc::clone(app), at, objective.name.clone(), judge, engine.cloned()));
     }
 }
 
-async fn look(app: Arc<App>, at: usize, name: String, mut judge: Judge, engine: Option<OtherNodes>) {
+async fn look(app: Arc<App>, at: usize, name: String, mut judge: ObjectiveJudge, engine: Option<OtherNodes>) {
     let pause = (judge.window / 10).clamp(LOOK_MIN, LOOK_MAX);
     let mut was_met = true;
     loop {
@@ -79,31 +79,31 @@ async fn look(app: Arc<App>, at: usize, name: String, mut judge: Judge, engine: 
 }
 
 /// Where something was counted: in a shard, or by the engine.
-type Place = Option<ShardId>;
+type ObjectivePlace = Option<ShardId>;
 
 /// What was counted until a moment, by place.
-type Look = (Instant, Vec<(Place, Histogram)>);
+type ObjectiveLook = (Instant, Vec<(ObjectivePlace, Histogram)>);
 
-struct Judge {
+struct ObjectiveJudge {
     timed: Timed,
     p99: Duration,
     window: Duration,
     /// Bound: a window of looks, which come a tenth of it apart or, in long ones, every `LOOK_MAX`.
-    looks: VecDeque<Look>,
+    looks: VecDeque<ObjectiveLook>,
 }
 
 /// What ninety-nine of a hundred took at most, and where it is worst.
 #[derive(Debug, PartialEq, Eq)]
 struct MissedObjective {
     p99: Duration,
-    shard: Place,
+    shard: ObjectivePlace,
 }
 
-impl Judge {
-    fn new(objective: &Objective) -> Option<Judge> {
+impl ObjectiveJudge {
+    fn new(objective: &Objective) -> Option<ObjectiveJudge> {
         let options = &objective.options;
         let timed = Timed::from_name(&options.stage)?;
-        Some(Judge { timed, p99: options.p99, window: options.window, looks: VecDeque::new() })
+        Some(ObjectiveJudge { timed, p99: options.p99, window: options.window, looks: VecDeque::new() })
     }
 
     /// What is missed in the window that ends now; `None` while the objective is met, or nothing was counted. What the engine
@@ -114,7 +114,7 @@ impl Judge {
         shards: &[ShardStats],
         engine: Option<&Histogram>,
     ) -> Option<MissedObjective> {
-        let mut counted: Vec<(Place, Histogram)> =
+        let mut counted: Vec<(ObjectivePlace, Histogram)> =
             shards.iter().map(|shard| (Some(shard.shard), times(shard, self.timed))).collect();
         if self.timed == Timed::Stage(Stage::Appended) {
             counted.extend(engine.map(|publishes| (None, publishes.clone())));
@@ -124,11 +124,11 @@ impl Judge {
             self.looks.pop_front();
         }
         let none = Histogram::default();
-        let before = |shard: Place| {
+        let before = |shard: ObjectivePlace| {
             let first = self.looks.front().and_then(|(_, all)| all.iter().find(|(of, _)| *of == shard));
             first.map_or(&none, |(_, times)| times)
         };
-        let recent: Vec<(Place, Histogram)> =
+        let recent: Vec<(ObjectivePlace, Histogram)> =
             counted.iter().map(|(shard, times)| (*shard, times.since(before(*shard)))).collect();
         self.looks.push_back((now, counted));
         let mut all = Histogram::default();
@@ -175,7 +175,7 @@ mod tests {
             window: Duration::from_secs(10),
         };
         let objective = Objective { name: "fast".into(), options };
-        let mut judge = Judge::new(&objective).unwrap();
+        let mut judge = ObjectiveJudge::new(&objective).unwrap();
         let start = Instant::now();
         let at = |s: u64| start + Duration::from_secs(s);
         assert_eq!(
@@ -209,7 +209,7 @@ mod tests {
         let missed = |stage: &str| {
             let p99 = Duration::from_millis(100);
             let options = ObjectiveOptions { stage: stage.into(), p99, window: Duration::from_secs(10) };
-            let mut judge = Judge::new(&Objective { name: "it".into(), options }).unwrap();
+            let mut judge = ObjectiveJudge::new(&Objective { name: "it".into(), options }).unwrap();
             judge.judge(Instant::now(), &shards, Some(&slow(1))).map(|missed| missed.shard)
         };
         assert_eq!(missed("hook"), Some(Some(ShardId(0))));

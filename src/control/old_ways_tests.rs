@@ -6,7 +6,7 @@ use super::*;
 #[tokio::test]
 async fn the_old_way_of_calling_answers_line_by_line() {
     let shards = Shards::start(2, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let publish = r#"{"method":"publish","params":{"channel":"p","data":{"a":1}}}"#;
     let lines = [
         (publish, json!({"result": {"offset": 1, "epoch": "00000abc"}})),
@@ -39,14 +39,14 @@ async fn the_old_way_of_calling_answers_line_by_line() {
     }
     let bare = Request::post("/api").body(Body::from(publish)).unwrap();
     assert_eq!(self::status(&app, bare).await, 401);
-    let clients = routes(&shards, &options(), Port::ClientsOnly);
+    let clients = routes(&shards, &options(), ServedPort::ClientsOnly);
     assert_eq!(self::status(&clients, post_to("/api", publish)).await, 404);
 }
 
 #[tokio::test]
 async fn a_call_of_the_api_itself_has_no_method_to_serve() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let answer = call(&app, "rpc", json!({"method": "year", "params": {"a": 1}})).await;
     assert_eq!(answer, json!({"error": {"code": 104, "message": "not found"}}));
     assert_eq!(call(&app, "rpc", json!({"params": null})).await["error"]["code"], 107);
@@ -56,7 +56,7 @@ async fn a_call_of_the_api_itself_has_no_method_to_serve() {
 #[tokio::test]
 async fn the_document_describes_the_routes() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Api);
+    let app = routes(&shards, &options(), ServedPort::Api);
     let request = |method: &str, path: &str| {
         Request::builder().method(method).uri(path).header("x-api-key", "key").body(Body::from("{}")).unwrap()
     };

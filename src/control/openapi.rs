@@ -24,7 +24,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::control::api::Method;
+    use crate::control::api::ApiMethod;
     use crate::control::wire;
 
     fn document() -> Value {
@@ -64,44 +64,45 @@ mod tests {
     #[test]
     fn every_method_is_described_with_the_fields_that_it_reads() {
         let document = document();
-        for method in Method::ALL {
+        for method in ApiMethod::ALL {
             let described = &document["paths"][format!("/api/{}", method.name())]["post"];
             let schema = &described["requestBody"]["content"]["application/json"]["schema"]["properties"];
             let named: BTreeSet<String> =
                 schema.as_object().unwrap_or_else(|| panic!("{}", method.name())).keys().cloned().collect();
             let read = match method {
-                Method::Publish | Method::Broadcast => fields_of::<wire::PublishBody>(),
-                Method::Inbox => fields_of::<wire::InboxBody>(),
-                Method::Subscribe | Method::Unsubscribe | Method::Disconnect | Method::Refresh => {
-                    fields_of::<wire::UserBody>()
-                }
-                Method::PresenceStats | Method::HistoryRemove => fields_of::<wire::ChannelBody>(),
-                Method::Presence => fields_of::<wire::PresenceBody>(),
-                Method::Online => fields_of::<wire::OnlineBody>(),
-                Method::Block | Method::Unblock | Method::Revoke => fields_of::<wire::BlockBody>(),
-                Method::Blocked => fields_of::<wire::BlockedBody>(),
-                Method::Cursors => fields_of::<wire::CursorsBody>(),
-                Method::Unread => fields_of::<wire::UnreadBody>(),
-                Method::ReadBy => fields_of::<wire::ReadByBody>(),
-                Method::Members => fields_of::<wire::MembersBody>(),
-                Method::History => fields_of::<wire::HistoryBody>(),
-                Method::Channels => fields_of::<wire::ChannelsBody>(),
-                Method::Push => fields_of::<wire::PushBody>(),
-                Method::Rpc => fields_of::<wire::RpcBody>(),
-                Method::Batch => fields_of::<wire::BatchBody<'_>>(),
-                Method::Info => BTreeSet::new(),
+                ApiMethod::Publish | ApiMethod::Broadcast => fields_of::<wire::PublishBody>(),
+                ApiMethod::Inbox => fields_of::<wire::InboxBody>(),
+                ApiMethod::Subscribe
+                | ApiMethod::Unsubscribe
+                | ApiMethod::Disconnect
+                | ApiMethod::Refresh => fields_of::<wire::UserBody>(),
+                ApiMethod::PresenceStats | ApiMethod::HistoryRemove => fields_of::<wire::ChannelBody>(),
+                ApiMethod::Presence => fields_of::<wire::PresenceBody>(),
+                ApiMethod::Online => fields_of::<wire::OnlineBody>(),
+                ApiMethod::Block | ApiMethod::Unblock | ApiMethod::Revoke => fields_of::<wire::BlockBody>(),
+                ApiMethod::Blocked => fields_of::<wire::BlockedBody>(),
+                ApiMethod::Cursors => fields_of::<wire::CursorsBody>(),
+                ApiMethod::Unread => fields_of::<wire::UnreadBody>(),
+                ApiMethod::ReadBy => fields_of::<wire::ReadByBody>(),
+                ApiMethod::Members => fields_of::<wire::MembersBody>(),
+                ApiMethod::History => fields_of::<wire::HistoryBody>(),
+                ApiMethod::Channels => fields_of::<wire::ChannelsBody>(),
+                ApiMethod::Push => fields_of::<wire::PushBody>(),
+                ApiMethod::Rpc => fields_of::<wire::RpcBody>(),
+                ApiMethod::Batch => fields_of::<wire::ApiBatchBody<'_>>(),
+                ApiMethod::Info => BTreeSet::new(),
             };
             assert!(named.is_subset(&read), "{}: {named:?} of {read:?}", method.name());
             let other: &[&str] = match method {
-                Method::Publish => &["channels", "everyone"],
-                Method::Broadcast => &["channel"],
-                Method::Block => &["token_id", "issued_before"],
-                Method::Unblock => &["issued_before", "for_s"],
+                ApiMethod::Publish => &["channels", "everyone"],
+                ApiMethod::Broadcast => &["channel"],
+                ApiMethod::Block => &["token_id", "issued_before"],
+                ApiMethod::Unblock => &["issued_before", "for_s"],
                 _ => &[],
             };
             let shared = matches!(
                 method,
-                Method::Subscribe | Method::Unsubscribe | Method::Disconnect | Method::Refresh
+                ApiMethod::Subscribe | ApiMethod::Unsubscribe | ApiMethod::Disconnect | ApiMethod::Refresh
             );
             let missing: Vec<&String> =
                 read.difference(&named).filter(|name| !other.contains(&name.as_str())).collect();

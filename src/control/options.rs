@@ -9,7 +9,7 @@ use crate::base::address_mask::AddressMask;
 use crate::base::blocks::Blocks;
 use crate::base::event::EventKinds;
 use crate::base::inboxes::Inboxes;
-use crate::config::{Config, Hook, Objective, Secret, Tunnel};
+use crate::config::{Config, Hook, Objective, Secret, TunnelEntry};
 use crate::control::auth::AcceptedKeys;
 use crate::control::blocks_kept::BlocksKept;
 use crate::control::drain::DrainDefaults;
@@ -40,7 +40,7 @@ pub struct ControlOptions {
     /// How long a shard may take to answer before the caller gets error 100.
     pub ask_timeout: Duration,
     /// In the order of the configuration's list, as shards have them.
-    pub tunnels: Vec<Tunnel>,
+    pub tunnels: Vec<TunnelEntry>,
     /// Longest message to a client of a tunnel: half of what it may owe, so that one fits beside what is on its way.
     pub answer_bytes_max: usize,
     /// How clients' addresses are shown to people.

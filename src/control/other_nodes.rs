@@ -1,7 +1,7 @@
 //! Commands of the API as other nodes are given them, and other nodes as `info` shows them.
 
 use crate::base::bytes::Bytes;
-use crate::control::answers::{MetricsBody, Node, ProcessBody};
+use crate::control::answers::{MetricsBody, NodeAnswer, ProcessBody};
 use crate::control::options::OtherNodes;
 use crate::control::requests::ControlError;
 use crate::hub::requests::SinceEpoch;
@@ -110,9 +110,9 @@ impl AsWord for RefreshUser {
     }
 }
 
-impl From<NodeStanding> for Node {
-    fn from(node: NodeStanding) -> Node {
-        Node {
+impl From<NodeStanding> for NodeAnswer {
+    fn from(node: NodeStanding) -> NodeAnswer {
+        NodeAnswer {
             uid: node.uid,
             name: node.name,
             version: node.version.into(),

@@ -22,12 +22,12 @@ async fn ports_serve_what_is_theirs() {
         }
     };
     // In the order of the paths: /, /api/info, /console, /echo, /health, /metrics, /nothing.
-    assert_eq!(served(Port::Shared).await, [200, 405, 200, 200, 200, 200, 404]);
-    assert_eq!(served(Port::ClientsOnly).await, [200, 404, 404, 200, 200, 404, 404]);
-    assert_eq!(served(Port::Api).await, [404, 405, 200, 404, 200, 200, 404]);
+    assert_eq!(served(ServedPort::Shared).await, [200, 405, 200, 200, 200, 200, 404]);
+    assert_eq!(served(ServedPort::ClientsOnly).await, [200, 404, 404, 200, 200, 404, 404]);
+    assert_eq!(served(ServedPort::Api).await, [404, 405, 200, 404, 200, 200, 404]);
 
     let production = ControlOptions { echo: false, page_key: None, metrics_need_key: true, ..options() };
-    let app = routes(&shards, &production, Port::Shared);
+    let app = routes(&shards, &production, ServedPort::Shared);
     for (path, expected) in
         [("/", 404), ("/echo", 404), ("/console", 404), ("/metrics", 401), ("/metrics?api_key=key", 200)]
     {
@@ -55,7 +55,7 @@ async fn ports_serve_what_is_theirs() {
 #[tokio::test]
 async fn the_page_shows_its_key_to_loopback_names_only() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     for (host, shown) in [("localhost:8000", true), ("127.0.0.1:8000", true), ("evil.example:8000", false)] {
         let request = Request::get("/").header("host", host).body(Body::empty()).unwrap();
         let (code, headers, body) = send(&app, request).await;
@@ -68,7 +68,7 @@ async fn the_page_shows_its_key_to_loopback_names_only() {
 #[tokio::test]
 async fn the_console_is_the_same_for_all_and_takes_no_key_in_its_url() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Api);
+    let app = routes(&shards, &options(), ServedPort::Api);
     let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
     let (code, headers, body) = send(&app, get("/console")).await;
     let page = String::from_utf8_lossy(&body).into_owned();
@@ -103,7 +103,7 @@ async fn the_console_is_the_same_for_all_and_takes_no_key_in_its_url() {
     assert_eq!((code.as_u16(), &headers[header::LOCATION]), (308, &"../console".parse().unwrap()));
     assert_eq!(status(&app, Request::post("/console").body(Body::empty()).unwrap()).await, 405);
 
-    let off = routes(&shards, &ControlOptions { console: false, ..options() }, Port::Api);
+    let off = routes(&shards, &ControlOptions { console: false, ..options() }, ServedPort::Api);
     for path in ["/console", "/console/", "/console/app.js"] {
         assert_eq!(status(&off, get(path)).await, 404, "{path}");
     }
@@ -112,7 +112,7 @@ async fn the_console_is_the_same_for_all_and_takes_no_key_in_its_url() {
 #[tokio::test]
 async fn echo_gives_the_body_back_and_never_as_a_page() {
     let shards = Shards::start(1, 64);
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let request = Request::post("/echo").header("content-type", "text/html").body(Body::from("<b>")).unwrap();
     let (status, headers, body) = send(&app, request).await;
     assert_eq!((status, &body[..]), (StatusCode::OK, &b"<b>"[..]));
@@ -181,7 +181,7 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
 fn a_publication_has_the_same_answer_from_either_thread() {
     let shards = Shards::start(2, 64);
     let control = start(options(), shards.router.clone(), Vec::new()).unwrap();
-    let app = routes(&shards, &options(), Port::Shared);
+    let app = routes(&shards, &options(), ServedPort::Shared);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let long = format!(r#"{{"channel":"unknown:c","data":"{}"}}"#, "x".repeat(20_000));
     for (path, key, mode, body) in [

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::ids::{ChannelName, ShardId, UserName};
-use crate::control::answers::{Answer, Info};
+use crate::control::answers::{ApiAnswer, Info};
 use crate::control::api::{Api, channel_name};
 use crate::control::options::OtherNodes;
 use crate::control::requests::ControlError;
@@ -16,7 +16,7 @@ const PRESENCE_PAGE_MAX: usize = 10_000;
 const ONLINE_USERS_MAX: usize = 10_000;
 
 impl Api {
-    pub(super) async fn presence(&self, body: PresenceBody) -> Result<Answer, ControlError> {
+    pub(super) async fn presence(&self, body: PresenceBody) -> Result<ApiAnswer, ControlError> {
         let channel = channel_name(&body.channel)?;
         if body.limit > 0 {
             return self.presence_page(channel, body.limit as usize, body.cursor).await;
@@ -24,7 +24,7 @@ impl Api {
         let ask = |reply| ControlRequest::Presence(channel.clone(), reply);
         let roster = self.shards().ask_owner(&channel, ask).await?;
         let presence = roster.infos.iter().map(|info| (info.client.clone(), Info::from(&**info))).collect();
-        Ok(Answer::Presence { presence })
+        Ok(ApiAnswer::Presence { presence })
     }
 
     async fn presence_page(
@@ -32,7 +32,7 @@ impl Api {
         channel: ChannelName,
         limit: usize,
         cursor: String,
-    ) -> Result<Answer, ControlError> {
+    ) -> Result<ApiAnswer, ControlError> {
         if limit > PRESENCE_PAGE_MAX {
             return Err(ControlError::Invalid("limit may be at most 10000"));
         }
@@ -42,11 +42,11 @@ impl Api {
         // As many as asked for may be the last ones: the next page is empty then.
         let cursor = infos.last().filter(|_| infos.len() >= limit).map(|last| last.client.clone());
         let presence = infos.iter().map(|info| (info.client.clone(), Info::from(&**info))).collect();
-        Ok(Answer::PresencePage { presence, cursor })
+        Ok(ApiAnswer::PresencePage { presence, cursor })
     }
 
     /// How many connections each user has, of those that have any.
-    pub(super) async fn online(&self, body: OnlineBody) -> Result<Answer, ControlError> {
+    pub(super) async fn online(&self, body: OnlineBody) -> Result<ApiAnswer, ControlError> {
         let users = body.users;
         match users.len() {
             0 => return Err(ControlError::Invalid("users must name somebody")),
@@ -79,6 +79,6 @@ impl Api {
                 }
             }
         }
-        Ok(Answer::Online { online, missing })
+        Ok(ApiAnswer::Online { online, missing })
     }
 }

@@ -14,16 +14,16 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{Position, ShardId};
 use crate::base::json::object;
-use crate::control::answers::Answer;
+use crate::control::answers::ApiAnswer;
 use crate::control::api::publication;
 use crate::control::app::App;
 use crate::control::deliver::deliver;
-use crate::control::http::{Port, reply, transport_errors};
+use crate::control::http::{ServedPort, reply, transport_errors};
 use crate::control::requests::ControlError;
 use crate::control::responses::{outcome_code, whole};
 use crate::control::wire::PublishBody;
 use crate::hub::requests::PublishRequest;
-use crate::shard::control_request::{ControlRequest, HttpReply, Reply};
+use crate::shard::control_request::{ControlReply, ControlRequest, HttpReply};
 
 /// Longer bodies are read elsewhere: others of the shard wait meanwhile.
 const BODY_BYTES_MAX: usize = 16 * 1024;
@@ -34,7 +34,7 @@ const PATH: &str = "/api/publish";
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A publication that the shard can pass on itself.
-pub(super) struct Publication {
+pub(super) struct PublicationHere {
     ask: PublishRequest,
     owner: ShardId,
     transport_errors: bool,
@@ -45,17 +45,17 @@ pub(super) struct PublishHere {
     app: Arc<App>,
     handle: Handle,
     /// Bound: the permits in them.
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingPublication>,
 }
 
 #[derive(Default)]
-struct Waiting {
-    places: Slab<Caller>,
+struct WaitingPublication {
+    places: Slab<PublishCaller>,
     /// Callers ever, wrapping: a place is given again.
     callers: u32,
 }
 
-struct Caller {
+struct PublishCaller {
     number: u32,
     until: Instant,
     way: HttpReply,
@@ -65,15 +65,15 @@ struct Caller {
 
 /// Where a caller waits.
 #[derive(Clone, Copy)]
-struct Place {
+struct PublisherPlace {
     key: usize,
     number: u32,
 }
 
-impl Publication {
+impl PublicationHere {
     /// `None`: the request is for other things, is to be refused, or has more to it.
-    pub fn of(app: &App, port: Port, request: &Request<Bytes>) -> Option<Publication> {
-        let is_publish = port != Port::ClientsOnly
+    pub fn of(app: &App, port: ServedPort, request: &Request<Bytes>) -> Option<PublicationHere> {
+        let is_publish = port != ServedPort::ClientsOnly
             && request.uri().path() == PATH
             && request.method() == Method::POST
             && request.body().len() <= BODY_BYTES_MAX
@@ -84,7 +84,7 @@ impl Publication {
         let body: PublishBody = object(request.body()).ok()?;
         let ask = publication(body).ok()?;
         let owner = app.api.shards().router().owning_shard(&ask.channel)?;
-        Some(Publication { ask, owner, transport_errors: transport_errors(request.headers()) })
+        Some(PublicationHere { ask, owner, transport_errors: transport_errors(request.headers()) })
     }
 }
 
@@ -103,10 +103,15 @@ impl PublishHere {
     }
 
     /// To the owner of its channel, whose answer goes the way back.
-    pub fn pass_on(self: &Arc<Self>, publication: Publication, way: HttpReply, permit: OwnedSemaphorePermit) {
-        let Publication { ask, owner, transport_errors } = publication;
+    pub fn pass_on(
+        self: &Arc<Self>,
+        publication: PublicationHere,
+        way: HttpReply,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let PublicationHere { ask, owner, transport_errors } = publication;
         let shards = self.app.api.shards();
-        let place = self.waiting.lock().put(Caller {
+        let place = self.waiting.lock().put(PublishCaller {
             number: 0,
             until: Instant::now() + shards.timeout(),
             way,
@@ -114,8 +119,8 @@ impl PublishHere {
             transport_errors,
         });
         let here = Arc::clone(self);
-        let to_owner = Reply::new(move |result: Result<Position, ErrorCode>| {
-            here.answer(place, result.map(Answer::from).map_err(ControlError::from));
+        let to_owner = ControlReply::new(move |result: Result<Position, ErrorCode>| {
+            here.answer(place, result.map(ApiAnswer::from).map_err(ControlError::from));
         });
         if let Err(unsent) = shards.router().offer(owner, Box::new(ControlRequest::Publish(ask, to_owner))) {
             // Before the reply is dropped, which would say something else.
@@ -125,10 +130,10 @@ impl PublishHere {
     }
 
     /// Answers who waits there, unless that was done.
-    fn answer(&self, place: Place, outcome: Result<Answer, ControlError>) {
+    fn answer(&self, place: PublisherPlace, outcome: Result<ApiAnswer, ControlError>) {
         let Some(caller) = self.waiting.lock().take(place) else { return };
         self.app.metrics.count_api("publish", outcome_code(&outcome));
-        let Caller { mut way, permit, transport_errors, .. } = caller;
+        let PublishCaller { mut way, permit, transport_errors, .. } = caller;
         let mut response = whole(reply(outcome, transport_errors));
         // As the routes of the others do.
         let len = HeaderValue::from(response.body().len());
@@ -155,20 +160,20 @@ impl PublishHere {
     }
 }
 
-impl Waiting {
-    fn put(&mut self, caller: Caller) -> Place {
+impl WaitingPublication {
+    fn put(&mut self, caller: PublishCaller) -> PublisherPlace {
         self.callers = self.callers.wrapping_add(1);
         let number = self.callers;
-        Place { key: self.places.insert(Caller { number, ..caller }), number }
+        PublisherPlace { key: self.places.insert(PublishCaller { number, ..caller }), number }
     }
 
-    fn take(&mut self, place: Place) -> Option<Caller> {
+    fn take(&mut self, place: PublisherPlace) -> Option<PublishCaller> {
         self.places.get(place.key).filter(|caller| caller.number == place.number)?;
         self.places.try_remove(place.key)
     }
 
-    fn overdue(&self, now: Instant) -> Vec<Place> {
+    fn overdue(&self, now: Instant) -> Vec<PublisherPlace> {
         let overdue = self.places.iter().filter(|(_, caller)| caller.until <= now);
-        overdue.map(|(key, caller)| Place { key, number: caller.number }).collect()
+        overdue.map(|(key, caller)| PublisherPlace { key, number: caller.number }).collect()
     }
 }

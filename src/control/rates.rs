@@ -15,16 +15,16 @@ type Counters = BTreeMap<&'static str, u64>;
 
 /// The snapshot that counters are compared with.
 #[derive(Debug)]
-pub struct Rates(Mutex<(Instant, Counters)>);
+pub struct ShardRates(Mutex<(Instant, Counters)>);
 
-impl Default for Rates {
+impl Default for ShardRates {
     /// From the start of the process on, when all are zero.
-    fn default() -> Rates {
-        Rates(Mutex::new((Instant::now(), Counters::new())))
+    fn default() -> ShardRates {
+        ShardRates(Mutex::new((Instant::now(), Counters::new())))
     }
 }
 
-impl Rates {
+impl ShardRates {
     pub fn read(&self, shards: &[ShardStats]) -> MetricsBody {
         self.read_at(shards, Instant::now())
     }
@@ -57,7 +57,7 @@ mod tests {
     fn counters_are_those_since_the_snapshot_of_all_shards() {
         let shard =
             |value| ShardStats { counters: vec![("ticks_total", "Ticks", value)], ..ShardStats::default() };
-        let rates = Rates::default();
+        let rates = ShardRates::default();
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let items = |value| BTreeMap::from([("ticks_total", value)]);

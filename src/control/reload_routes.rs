@@ -20,7 +20,7 @@ struct Changed {
 }
 
 #[derive(Serialize)]
-struct Refused {
+struct ReloadRefused {
     r#type: &'static str,
     title: &'static str,
     status: u16,
@@ -58,7 +58,10 @@ async fn ask(app: &App) -> Response {
             let detail = "nothing was changed";
             let status = StatusCode::UNPROCESSABLE_ENTITY;
             let title = "Unprocessable Entity";
-            json(status, &Refused { r#type: "about:blank", title, status: status.as_u16(), detail, faults })
+            json(
+                status,
+                &ReloadRefused { r#type: "about:blank", title, status: status.as_u16(), detail, faults },
+            )
         }
         Err(_) => problem(StatusCode::CONFLICT, "the node is about to end: nothing was changed"),
     }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ShardId;
-use crate::shard::control_request::{Busy, ControlRequest, Reply};
+use crate::shard::control_request::{Busy, ControlReply, ControlRequest};
 use crate::shard::router::Router;
 
 /// Why a call failed.
@@ -40,7 +40,7 @@ pub struct Shards {
 }
 
 /// An answer that is under way.
-pub struct Pending<T> {
+pub struct PendingReply<T> {
     answer: oneshot::Receiver<Result<T, ErrorCode>>,
     deadline: Instant,
 }
@@ -66,8 +66,8 @@ impl Shards {
     pub fn send<T: Send + 'static>(
         &self,
         shard: ShardId,
-        make: impl FnOnce(Reply<T>) -> ControlRequest,
-    ) -> Result<Pending<T>, Busy> {
+        make: impl FnOnce(ControlReply<T>) -> ControlRequest,
+    ) -> Result<PendingReply<T>, Busy> {
         let (ask, pending) = self.prepare(make);
         self.router.ask(shard, ask)?;
         Ok(pending)
@@ -80,8 +80,8 @@ impl Shards {
     pub fn send_to_owner<T: Send + 'static>(
         &self,
         channel: &str,
-        make: impl FnOnce(Reply<T>) -> ControlRequest,
-    ) -> Result<Pending<T>, Busy> {
+        make: impl FnOnce(ControlReply<T>) -> ControlRequest,
+    ) -> Result<PendingReply<T>, Busy> {
         let (ask, pending) = self.prepare(make);
         self.router.ask_owner(channel, ask)?;
         Ok(pending)
@@ -91,7 +91,7 @@ impl Shards {
     pub async fn ask_owner<T: Send + 'static>(
         &self,
         channel: &str,
-        make: impl FnOnce(Reply<T>) -> ControlRequest,
+        make: impl FnOnce(ControlReply<T>) -> ControlRequest,
     ) -> Result<T, ControlError> {
         Ok(self.send_to_owner(channel, make)?.wait().await?)
     }
@@ -99,21 +99,21 @@ impl Shards {
     /// An ask around the place where its answer goes.
     fn prepare<T: Send + 'static>(
         &self,
-        make: impl FnOnce(Reply<T>) -> ControlRequest,
-    ) -> (ControlRequest, Pending<T>) {
+        make: impl FnOnce(ControlReply<T>) -> ControlRequest,
+    ) -> (ControlRequest, PendingReply<T>) {
         let (sender, answer) = oneshot::channel();
-        let reply = Reply::new(move |result| {
+        let reply = ControlReply::new(move |result| {
             // The caller may have given up at its deadline.
             let _ = sender.send(result);
         });
-        (make(reply), Pending { answer, deadline: Instant::now() + self.timeout })
+        (make(reply), PendingReply { answer, deadline: Instant::now() + self.timeout })
     }
 
     /// One ask and its answer.
     pub async fn ask<T: Send + 'static>(
         &self,
         shard: ShardId,
-        make: impl FnOnce(Reply<T>) -> ControlRequest,
+        make: impl FnOnce(ControlReply<T>) -> ControlRequest,
     ) -> Result<T, ControlError> {
         Ok(self.send(shard, make)?.wait().await?)
     }
@@ -124,7 +124,7 @@ impl Shards {
     /// The first failure: half a sum is no answer.
     pub async fn ask_every<T: Send + 'static>(
         &self,
-        make: impl Fn(Reply<T>) -> ControlRequest,
+        make: impl Fn(ControlReply<T>) -> ControlRequest,
     ) -> Result<Vec<T>, ControlError> {
         let sent: Result<Vec<_>, Busy> =
             self.router.every_shard().map(|shard| self.send(shard, &make)).collect();
@@ -136,7 +136,7 @@ impl Shards {
     }
 }
 
-impl<T> Pending<T> {
+impl<T> PendingReply<T> {
     /// # Errors
     /// The shard's refusal; [`ErrorCode::Internal`] when the deadline passed or the shard is gone.
     pub async fn wait(self) -> Result<T, ErrorCode> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
-use crate::control::answers::Answer;
+use crate::control::answers::ApiAnswer;
 use crate::control::requests::ControlError;
 
 /// The whole body. It has arrived: both ports read it before they hand the request over.
@@ -50,7 +50,7 @@ pub fn unavailable() -> Response {
 
 /// RFC 9457.
 #[derive(Serialize)]
-struct Problem<'p> {
+struct ProblemBody<'p> {
     r#type: &'static str,
     title: &'p str,
     status: u16,
@@ -60,7 +60,7 @@ struct Problem<'p> {
 pub fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let mut response =
-        json(status, &Problem { r#type: "about:blank", title, status: status.as_u16(), detail });
+        json(status, &ProblemBody { r#type: "about:blank", title, status: status.as_u16(), detail });
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     response
 }
@@ -89,7 +89,7 @@ pub fn whole(response: Response) -> ::http::Response<Bytes> {
 }
 
 /// As it is counted: 0 for success, the code of an error, or the status of one that was not taken.
-pub fn outcome_code(outcome: &Result<Answer, ControlError>) -> u16 {
+pub fn outcome_code(outcome: &Result<ApiAnswer, ControlError>) -> u16 {
     match outcome {
         Ok(_) => 0,
         Err(ControlError::Refused(error_code)) => error_code.code(),

@@ -22,7 +22,7 @@ use crate::base::histogram::{BOUNDS_US, Histogram};
 use crate::base::ids::{ClientId, ConnId, ShardId};
 use crate::base::json::object;
 use crate::base::trusted::Trusted;
-use crate::control::answers::Node;
+use crate::control::answers::NodeAnswer;
 use crate::control::app::{App, without_key};
 use crate::control::options::OtherNodes;
 use crate::control::process;
@@ -468,7 +468,7 @@ struct StatusAnswer<'s> {
 struct EngineBody {
     up: bool,
     /// As `info` has them.
-    other_nodes: Vec<Node>,
+    other_nodes: Vec<NodeAnswer>,
 }
 
 #[derive(Serialize)]
@@ -511,7 +511,7 @@ fn status_of<'s>(app: &'s App, stats: &[ShardStats]) -> StatusAnswer<'s> {
     }
     let engine = app.others.as_ref().map(|OtherNodes(engine)| EngineBody {
         up: !app.readiness.has(NotReady::EngineAway),
-        other_nodes: engine.others().into_iter().map(Node::from).collect(),
+        other_nodes: engine.others().into_iter().map(NodeAnswer::from).collect(),
     });
     StatusAnswer {
         name: app.api.name(),

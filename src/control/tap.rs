@@ -22,7 +22,7 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::ClientId;
 use crate::base::trusted::Trusted;
 use crate::control::app::{App, without_key};
-use crate::control::lines::{self, Lines};
+use crate::control::lines::{self, StreamedLines};
 use crate::control::responses::{busy, problem};
 use crate::control::taps::Taps;
 use crate::shard::control_request::ControlRequest;
@@ -48,23 +48,23 @@ pub fn routes() -> Router<Arc<App>> {
 }
 
 /// Where shards put what they see.
-struct Queue {
+struct TapQueue {
     events: mpsc::Sender<ObserverEvent>,
     bytes: AtomicUsize,
     lost: AtomicU64,
     open: AtomicBool,
 }
 
-impl Queue {
+impl TapQueue {
     /// With what its reader takes.
-    fn new() -> (Arc<Queue>, mpsc::Receiver<ObserverEvent>) {
+    fn new() -> (Arc<TapQueue>, mpsc::Receiver<ObserverEvent>) {
         let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
         let (bytes, lost, open) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(true));
-        (Arc::new(Queue { events: sender, bytes, lost, open }), events)
+        (Arc::new(TapQueue { events: sender, bytes, lost, open }), events)
     }
 }
 
-impl ObserverSink for Queue {
+impl ObserverSink for TapQueue {
     fn take(&self, event: ObserverEvent) {
         let bytes = weight(&event);
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -91,7 +91,7 @@ fn weight(event: &ObserverEvent) -> usize {
 
 /// One tap as its reader's connection has it: dropped, it ends.
 struct TapStream {
-    queue: Arc<Queue>,
+    queue: Arc<TapQueue>,
     /// Bound: `QUEUE_BYTES_MAX`; what finds no room is counted as lost.
     events: mpsc::Receiver<ObserverEvent>,
     payloads: bool,
@@ -105,7 +105,7 @@ impl Drop for TapStream {
     }
 }
 
-impl Lines for TapStream {
+impl StreamedLines for TapStream {
     fn next(&mut self) -> Pin<Box<dyn Future<Output = Vec<u8>> + Send + '_>> {
         Box::pin(self.lines())
     }
@@ -167,7 +167,7 @@ async fn open(app: &App, asked: Parameters) -> Result<Response, Response> {
         app.taps.0.fetch_sub(1, Ordering::Relaxed);
         return Err(problem(StatusCode::TOO_MANY_REQUESTS, "there are eight taps already"));
     }
-    let (queue, events) = Queue::new();
+    let (queue, events) = TapQueue::new();
     let stream = TapStream { queue: Arc::clone(&queue), events, payloads, taps: app.taps.clone() };
     let observer = Observer { selector, sink: queue };
     // One that a shard has not taken is dropped with the stream, and the others forget it.
@@ -392,7 +392,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_stalls_loses_what_finds_no_room_and_hears_how_much() {
-        let (queue, events) = Queue::new();
+        let (queue, events) = TapQueue::new();
         let taps = Taps::default();
         taps.0.fetch_add(1, Ordering::Relaxed);
         let mut stream = TapStream { queue: Arc::clone(&queue), events, payloads: false, taps: taps.clone() };

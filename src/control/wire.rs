@@ -354,7 +354,7 @@ pub struct ChannelsBody {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub struct BatchBody<'b> {
+pub struct ApiBatchBody<'b> {
     /// Each an object with one method in it.
     #[serde(borrow)]
     pub commands: Vec<BTreeMap<String, Option<&'b RawValue>>>,

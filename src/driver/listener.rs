@@ -28,7 +28,7 @@ use crate::base::ids::ListenerId;
 
 /// One of the places where a driver's clients come in.
 #[derive(Clone, Debug)]
-pub struct ListenerOptions {
+pub struct ListenOptions {
     pub bind: Bind,
     /// The addresses of its clients are wanted: io_uring then accepts them one by one, since only so the kernel says them.
     pub addresses: bool,
@@ -44,19 +44,19 @@ pub enum Bind {
     Inherited(ListenerId, Arc<TcpListener>),
 }
 
-impl From<SocketAddr> for ListenerOptions {
-    fn from(address: SocketAddr) -> ListenerOptions {
-        ListenerOptions { bind: Bind::Tcp(address, None), addresses: false }
+impl From<SocketAddr> for ListenOptions {
+    fn from(address: SocketAddr) -> ListenOptions {
+        ListenOptions { bind: Bind::Tcp(address, None), addresses: false }
     }
 }
 
-impl From<Arc<UnixSocket>> for ListenerOptions {
-    fn from(socket: Arc<UnixSocket>) -> ListenerOptions {
-        ListenerOptions { bind: Bind::Unix(socket), addresses: false }
+impl From<Arc<UnixSocket>> for ListenOptions {
+    fn from(socket: Arc<UnixSocket>) -> ListenOptions {
+        ListenOptions { bind: Bind::Unix(socket), addresses: false }
     }
 }
 
-impl ListenerOptions {
+impl ListenOptions {
     /// As asked for: port 0 stays 0.
     pub fn address(&self) -> ListenAddress {
         match &self.bind {

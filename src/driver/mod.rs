@@ -1,6 +1,6 @@
 //! One shard's window on the kernel: sockets as completions.
 //!
-//! Inputs: what the shard wants done to its sockets. Outputs: [`Event`]s from [`Driver::wait`] and
+//! Inputs: what the shard wants done to its sockets. Outputs: [`DriverEvent`]s from [`Driver::wait`] and
 //! [`SendFailure`]s from [`Driver::flush`]. Must not know: protocols, sessions, channels.
 //!
 //! Three implementations, one behaviour, one test suite (`suite`): [`uring`] (io_uring, Linux 6.1 and later), [`mio`]
@@ -14,7 +14,7 @@
 //!                           paused
 //! ```
 //! Between `Accepted` and the first `read_start` nothing is read. Every accepted socket must be closed by its owner,
-//! after [`Event::Ended`] too. After `close` no event but `Closed` comes for it.
+//! after [`DriverEvent::Ended`] too. After `close` no event but `Closed` comes for it.
 //!
 //! # Legal order in a tick
 //! `wait` → any mix of `received`/`give_back`/`read_*`/`hold`/`send`/`write_watch`/`finish`/`close`/`reset` → `flush` → `wait`.
@@ -44,15 +44,15 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::{ListenerId, Sock};
 use crate::base::time::Time;
 
-pub use self::listener::{Bind, ListenerOptions, UnixSocket};
+pub use self::listener::{Bind, ListenOptions, UnixSocket};
 pub use self::sys::{allocate, give_memory_back, now, take_short_turns};
-pub use self::types::{AcceptFailure, Hold, Part, SendCause, SocketOptions, Wake};
+pub use self::types::{AcceptFailure, SendCause, SendHold, SendPart, SocketOptions, Wake};
 
 /// What happened since the last [`Driver::wait`].
 #[derive(Debug)]
-pub enum Event {
+pub enum DriverEvent {
     /// A client connected. Nothing is read from it before [`Driver::read_start`]. Its address comes along where the
-    /// [listener](ListenerOptions::addresses) is asked for it and the socket is one of TCP.
+    /// [listener](ListenOptions::addresses) is asked for it and the socket is one of TCP.
     Accepted { sock: Sock, listener: ListenerId, address: Option<IpAddr> },
     /// A client could not be accepted. Accepting is paused on every listener, since what is short is short for all; the
     /// shard resumes it after a delay or when a slot is free.
@@ -60,7 +60,7 @@ pub enum Event {
     /// Bytes of one read, in a buffer lent until [`Driver::give_back`]. Never empty.
     Received { sock: Sock, lent: Lent },
     /// The peer will send no more, or the socket is broken. Comes at most once; the owner still has to close it.
-    Ended { sock: Sock, cause: End },
+    Ended { sock: Sock, cause: SocketEnd },
     /// A socket watched by [`Driver::write_watch`] takes bytes again. One event a watch.
     Writable { sock: Sock },
     /// A closed socket is gone. Its slot may come back in the next `Accepted`, with another generation.
@@ -68,17 +68,17 @@ pub enum Event {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub enum SocketEnd {
     /// The peer shut its sending side down in order (FIN).
     Finished,
     /// ECONNRESET, EPIPE, ETIMEDOUT and the like: nothing can be sent either.
     Broken(i32),
 }
 
-impl End {
+impl SocketEnd {
     /// The peer has acknowledged nothing for too long (see [`SocketOptions::send_timeout`]).
     pub fn is_silence(self) -> bool {
-        matches!(self, End::Broken(libc::ETIMEDOUT))
+        matches!(self, SocketEnd::Broken(libc::ETIMEDOUT))
     }
 }
 
@@ -104,7 +104,7 @@ pub struct SendFailure {
 #[derive(Clone, Debug)]
 pub struct DriverOptions {
     /// From one to [`LISTENERS_MAX`](crate::base::limits::LISTENERS_MAX): a listener's place is its [`ListenerId`].
-    pub listeners: Vec<ListenerOptions>,
+    pub listeners: Vec<ListenOptions>,
     /// Most sockets at a time. For io_uring also the size of the direct descriptor table.
     pub sockets_max: u32,
     pub recv_buffer_bytes: usize,
@@ -160,21 +160,21 @@ pub trait Driver {
     fn give_back(&mut self, lent: Lent);
 
     /// Keeps `bytes` alive until the end of the next flush, for [`Driver::send`] to point into.
-    fn hold(&mut self, bytes: Bytes) -> Hold;
+    fn hold(&mut self, bytes: Bytes) -> SendHold;
 
     /// Sends `parts` in order as one write, without waiting. `tag` comes back if it fails; its meaning is the caller's.
-    fn send(&mut self, sock: Sock, parts: &[Part], tag: u32);
+    fn send(&mut self, sock: Sock, parts: &[SendPart], tag: u32);
 
     /// Hands everything queued to the kernel and appends the sends that were not taken whole. Releases the holds.
     fn flush(&mut self, failures: &mut Vec<SendFailure>);
 
-    /// One [`Event::Writable`] when the socket takes bytes again. Idempotent while armed.
+    /// One [`DriverEvent::Writable`] when the socket takes bytes again. Idempotent while armed.
     fn write_watch(&mut self, sock: Sock);
 
     /// Sends FIN after what was sent: the peer reads an orderly end. Reading goes on.
     fn finish(&mut self, sock: Sock);
 
-    /// Closes the socket. [`Event::Closed`] follows when nothing of it is in flight any more. What was sent still reaches
+    /// Closes the socket. [`DriverEvent::Closed`] follows when nothing of it is in flight any more. What was sent still reaches
     /// the peer, and stays in the kernel until it has.
     fn close(&mut self, sock: Sock);
 
@@ -185,7 +185,7 @@ pub trait Driver {
     /// Waits until something happened, `waker` was used, or `timeout` passed (`None`: no limit; zero: just look),
     /// and appends what happened. May return without events. At most one `Received` a socket, and no more of them
     /// than there are receive buffers: a flood is read in turns with the others.
-    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+    fn wait(&mut self, events: &mut Vec<DriverEvent>, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Completions dropped because their socket was of an older generation, since start.
     fn stale_total(&self) -> u64;
@@ -212,7 +212,7 @@ pub trait Driver {
         self.close(sock);
     }
 
-    /// Takes a connection that another driver has exported: as after [`Event::Accepted`]. Only before the first
+    /// Takes a connection that another driver has exported: as after [`DriverEvent::Accepted`]. Only before the first
     /// [`Driver::accept_start`].
     ///
     /// # Errors

@@ -16,18 +16,18 @@ pub enum AcceptFailure {
 /// Bytes the driver keeps alive until the end of the next [`Driver::flush`](crate::driver::Driver::flush). One reference count a flush,
 /// however many sends point into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold(pub(in crate::driver) u32);
+pub struct SendHold(pub(in crate::driver) u32);
 
 /// One piece of a send: a range of held bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    pub hold: Hold,
+pub struct SendPart {
+    pub hold: SendHold,
     pub range: Range<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendCause {
-    /// The socket's buffer is full. Wait for [`Event::Writable`](crate::driver::Event::Writable).
+    /// The socket's buffer is full. Wait for [`DriverEvent::Writable`](crate::driver::DriverEvent::Writable).
     WouldBlock,
     /// The kernel is short of memory (ENOBUFS, ENOMEM). Try again after a delay.
     NoBuffers,

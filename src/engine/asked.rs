@@ -42,20 +42,20 @@ pub struct ElsewhereOnline {
 
 /// What other nodes were asked and have not all answered.
 #[derive(Default)]
-pub struct Asked {
+pub struct AskedOfServer {
     numbers: AtomicU64,
     /// Bound: one for each call of the API under way.
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    waiting: Mutex<HashMap<u64, WaitingRequest>>,
 }
 
-struct Waiting {
+struct WaitingRequest {
     /// Ids and names of the nodes that have not answered.
     left: BTreeMap<String, String>,
     found: ElsewhereOnline,
     done: Option<oneshot::Sender<()>>,
 }
 
-impl Asked {
+impl AskedOfServer {
     /// Asks all of `others` by `say`, and waits for their answers, `patience` at most.
     pub async fn ask(
         &self,
@@ -77,10 +77,10 @@ impl Asked {
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (sender, done) = oneshot::channel();
-        self.waiting.lock().insert(number, Waiting { left, found, done: Some(sender) });
+        self.waiting.lock().insert(number, WaitingRequest { left, found, done: Some(sender) });
         say(word(ASK, &AskBody { number, users: users.to_vec() }));
         let _ = tokio::time::timeout(patience, done).await;
-        let Some(Waiting { left, mut found, .. }) = self.waiting.lock().remove(&number) else {
+        let Some(WaitingRequest { left, mut found, .. }) = self.waiting.lock().remove(&number) else {
             return ElsewhereOnline::default();
         };
         found.missing.extend(left.into_values());
@@ -91,7 +91,7 @@ impl Asked {
     pub fn handle_answer(&self, uid: &str, data: &[u8]) {
         let Ok(AnswerBody { number, users }) = serde_json::from_slice(data) else { return };
         let mut waiting = self.waiting.lock();
-        let Some(Waiting { left, found, done }) = waiting.get_mut(&number) else { return };
+        let Some(WaitingRequest { left, found, done }) = waiting.get_mut(&number) else { return };
         if left.remove(uid).is_none() {
             return;
         }
@@ -133,7 +133,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_are_added_once_and_who_does_not_answer_is_named() {
-        let asked = Asked::default();
+        let asked = AskedOfServer::default();
         let nodes = others(&[("a", "trunkline 1"), ("b", "trunkline 1"), ("c", "6.0"), ("d", "trunkline 1")]);
         let users = ["ann".to_owned(), "bob".to_owned()];
         let found = asked.ask(&users, &nodes, Duration::from_millis(50), |word| {
@@ -156,7 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_is_waited_for_when_all_have_answered() {
-        let asked = Asked::default();
+        let asked = AskedOfServer::default();
         assert_eq!(
             asked.ask(&[], &others(&[]), Duration::MAX, |_| unreachable!("there is no node")).await,
             ElsewhereOnline::default()

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::blocks::{BlockChange, BlockOf, Terms};
 use crate::base::fault::Disconnect;
-use crate::engine::keeper::Keeper;
+use crate::engine::keeper::EngineKeeper;
 use crate::proto::centrifuge::shared::NodeWord;
 use crate::shard::control_request::{ControlRequest, DisconnectUser, Target};
 
@@ -56,7 +56,7 @@ fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
-impl Keeper {
+impl EngineKeeper {
     pub(super) fn handle_blocks(&mut self, data: &[u8]) {
         let Ok(BlockNotification { changes }) = serde_json::from_slice(data) else { return };
         let mut changed: Vec<BlockChange> = changes.into_iter().filter_map(ChangeBody::change).collect();

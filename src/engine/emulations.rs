@@ -5,13 +5,13 @@ use tokio::time::Instant;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ClientId, ConnId};
 use crate::engine::commands::{COMMANDS, OUTCOME, OUTCOMES, read_commands, write_commands};
-use crate::engine::keeper::Keeper;
+use crate::engine::keeper::EngineKeeper;
 use crate::engine::limits::{EMULATION_PATIENCE, EMULATIONS_MAX};
 use crate::proto::centrifuge::shared::NodeWord;
 use crate::shard::emulated::{Asker, EmulationMessage, EmulationOutcome, ForeignCommands};
 use crate::shard::mailbox::ShardMessage;
 
-impl Keeper {
+impl EngineKeeper {
     pub(super) fn pass_on(&mut self, commands: ForeignCommands) {
         let ForeignCommands { node, session, format, commands, asker } = commands;
         let refusal = if !self.shared.others.lock().contains_key(&*node) {

@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::base::publication::{ClientInfo, Encoded, Missed, PayloadForm, Publications};
-use crate::engine::followed::{Busy, goes_on};
+use crate::engine::followed::{BusyWith, goes_on};
 use crate::engine::inlet::Incoming;
-use crate::engine::job::{Done, Entries, Fault, LogRead, Task, Then};
-use crate::engine::keeper::{Keeper, terms};
+use crate::engine::job::{Done, EngineFault, LogEntries, LogRead, Task, Then};
+use crate::engine::keeper::{EngineKeeper, terms};
 use crate::engine::limits::{CHECK_AFTER, CHECKS_MAX, PRESENCE_EVERY, READ_ITEMS_MAX, TICK};
-use crate::engine::redis::layout::Message;
+use crate::engine::redis::layout::RedisMessage;
 use crate::hub::followed::Item;
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, PresenceStats, ReadAnswer, SinceEpoch,
@@ -21,8 +21,8 @@ use crate::hub::requests::{
 use crate::hub::{RecoveryMode, Roster};
 use crate::shard::owner::{FromOwner, JoinTag, OwnerAnswer};
 
-impl Keeper {
-    pub(super) fn handle_finished(&mut self, then: Then, outcome: Result<Done, Fault>) {
+impl EngineKeeper {
+    pub(super) fn handle_finished(&mut self, then: Then, outcome: Result<Done, EngineFault>) {
         match (then, outcome) {
             (Then::Nobody, _) => {}
             (Then::Publish(to, since), Ok(Done::Published(position))) => {
@@ -75,7 +75,7 @@ impl Keeper {
             (then, Ok(_)) => self.refuse(then, ErrorCode::Internal),
             (then, Err(fault)) => {
                 // Who waits for nothing must not make an engine look fast that is away.
-                if let (Then::Publish(_, since), Fault::Away) = (&then, &fault) {
+                if let (Then::Publish(_, since), EngineFault::Away) = (&then, &fault) {
                     self.shared.publishes.lock().record(since.elapsed().max(self.shared.timeout));
                 }
                 self.refuse(then, fault.error_code());
@@ -107,9 +107,9 @@ impl Keeper {
 
     fn set_free(&mut self, channel: &str) {
         if let Some(followed) = self.channels.get_mut(channel)
-            && followed.busy == Busy::Reading
+            && followed.busy == BusyWith::Reading
         {
-            followed.busy = Busy::No;
+            followed.busy = BusyWith::No;
         }
         self.go_on(channel);
     }
@@ -224,8 +224,8 @@ impl Keeper {
         for (name, followed) in self.channels.iter_mut().filter(|(_, followed)| followed.link == link) {
             followed.subscribed = false;
             self.subscribing.remove(&followed.subscribe_number);
-            if followed.busy == Busy::Subscribing {
-                followed.busy = Busy::No;
+            if followed.busy == BusyWith::Subscribing {
+                followed.busy = BusyWith::No;
                 waiting.push(name.clone());
             }
         }
@@ -246,8 +246,8 @@ impl Keeper {
             if followed.log.is_some() {
                 self.to_check.push_back(channel.clone());
             }
-            if followed.busy == Busy::Subscribing {
-                followed.busy = Busy::No;
+            if followed.busy == BusyWith::Subscribing {
+                followed.busy = BusyWith::No;
                 self.go_on(&channel);
             }
         }
@@ -269,7 +269,7 @@ impl Keeper {
             }
             followed.checking = true;
             followed.heard = Instant::now();
-            let entries = Entries { from: stood.offset.0 + 1, limit: READ_ITEMS_MAX, backwards: false };
+            let entries = LogEntries { from: stood.offset.0 + 1, limit: READ_ITEMS_MAX, backwards: false };
             let terms = terms(&followed.options);
             let task = Task::History(LogRead { channel: channel.clone(), entries: Some(entries), terms });
             self.checking += 1;
@@ -306,7 +306,7 @@ impl Keeper {
         }
     }
 
-    /// As [`Keeper::deliver`], of one that is shared already.
+    /// As [`EngineKeeper::deliver`], of one that is shared already.
     fn hand_over(&mut self, channel: &ChannelName, publication: Arc<crate::base::publication::Publication>) {
         let Some(followed) = self.channels.get_mut(channel) else { return };
         if let Some(tail) = &mut followed.log {
@@ -329,15 +329,15 @@ impl Keeper {
         let Some((name, followed)) = self.channels.get_key_value(channel.as_str()) else { return };
         let name = name.clone();
         match message {
-            Message::Publication(position, shared) => {
+            RedisMessage::Publication(position, shared) => {
                 let epoch = followed.log.as_ref().map_or(Epoch::NONE, |tail| tail.top.epoch);
                 let position = position.unwrap_or(Position { offset: Offset(0), epoch });
                 let publication =
                     crate::engine::redis::publication(&name, followed.options.payload, position, shared);
                 self.deliver(publication);
             }
-            Message::Join(info) => self.announce(&name, true, info),
-            Message::Leave(info) => self.announce(&name, false, info),
+            RedisMessage::Join(info) => self.announce(&name, true, info),
+            RedisMessage::Leave(info) => self.announce(&name, false, info),
         }
     }
 

@@ -25,7 +25,7 @@ pub struct Followed {
     pub subscribed: bool,
     /// Of the last subscribe that was asked for.
     pub subscribe_number: u64,
-    pub busy: Busy,
+    pub busy: BusyWith,
     /// What waits behind it, in the order in which it came.
     /// Bound: what connections here may have under way.
     pub waiting: VecDeque<OwnerRequest>,
@@ -47,7 +47,7 @@ impl Followed {
             interest: Interest::default(),
             subscribed: false,
             subscribe_number: 0,
-            busy: Busy::No,
+            busy: BusyWith::No,
             waiting: VecDeque::new(),
             log: None,
             heard: Instant::now(),
@@ -63,7 +63,7 @@ pub struct Member {
 
 /// What a channel's next request waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Busy {
+pub enum BusyWith {
     No,
     /// The server's word that it sends what is published.
     Subscribing,

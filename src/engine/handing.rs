@@ -35,7 +35,7 @@ pub struct Cut {
     /// Servers that have said the mark.
     pub marked: Vec<bool>,
     /// What came behind it.
-    /// Bound: [`CUT_MESSAGES_MAX`].
+    /// Bound: [`CUT_MESSAGES_MAX`](crate::engine::limits::CUT_MESSAGES_MAX).
     pub kept: VecDeque<Incoming>,
     pub said: Option<SyncSender<()>>,
 }

@@ -23,9 +23,9 @@ use crate::engine::RunningEngine;
 use crate::engine::commands::OUTCOME;
 use crate::engine::followed::{Followed, Member, Tail};
 use crate::engine::handing::{Cut, Handing, Side};
-use crate::engine::inlet::Event;
-use crate::engine::job::{Job, Task, Then};
-use crate::engine::keeper::Keeper;
+use crate::engine::inlet::InletEvent;
+use crate::engine::job::{EngineJob, Task, Then};
+use crate::engine::keeper::EngineKeeper;
 use crate::engine::limits::CUT_MESSAGES_MAX;
 use crate::engine::message::Incoming;
 use crate::proto::centrifuge::shared::{NodeMessage, NodeWord, decode_node_message, encode_node_message};
@@ -40,9 +40,9 @@ const MEMBER_BYTES: usize = 32;
 /// How long a step of the keeper may take: a round trip to a server that has much to do.
 const STEP_MAX: Duration = Duration::from_secs(5);
 
-impl Keeper {
+impl EngineKeeper {
     /// It follows the keeper of another process.
-    pub fn arriving(mut self) -> Keeper {
+    pub fn arriving(mut self) -> EngineKeeper {
         self.cut = Some(Box::new(Cut {
             side: Side::New { awaited: HashSet::new(), stood: HashMap::new() },
             marked: vec![false; self.links.len()],
@@ -154,7 +154,7 @@ impl Keeper {
                 encode_node_message(&mut message, &NodeMessage { uid: self.nodes.uid.clone(), what });
                 let node = Some(self.nodes.uid.clone());
                 self.count_job();
-                link.push(Job { what: Task::Say { node, message }, then: Then::Nobody });
+                link.push(EngineJob { what: Task::Say { node, message }, then: Then::Nobody });
             }
         }
         self.cut = Some(Box::new(Cut { side: Side::Old, marked, kept: VecDeque::new(), said: Some(said) }));
@@ -327,12 +327,12 @@ impl RunningEngine {
 
     /// The next process serves.
     pub fn leave(&self) {
-        self.inlet.push(Event::Handing(Handing::Leave));
+        self.inlet.push(InletEvent::Handing(Handing::Leave));
     }
 
     /// The next process does not come.
     pub fn go_on(&self) {
-        self.inlet.push(Event::Handing(Handing::GoOn));
+        self.inlet.push(InletEvent::Handing(Handing::GoOn));
     }
 
     /// Servers send what is published in these channels when this returns.
@@ -345,21 +345,21 @@ impl RunningEngine {
 
     /// Subscribers of a shard stand there in a channel's log.
     pub fn stood(&self, channel: ChannelName, position: Position) {
-        self.inlet.push(Event::Handing(Handing::Stood(channel, position)));
+        self.inlet.push(InletEvent::Handing(Handing::Stood(channel, position)));
     }
 
     pub fn adopt(&self, part: MembersPart) {
-        self.inlet.push(Event::Handing(Handing::Adopt(part)));
+        self.inlet.push(InletEvent::Handing(Handing::Adopt(part)));
     }
 
     /// This process serves.
     pub fn begin(&self) {
-        self.inlet.push(Event::Handing(Handing::Begin));
+        self.inlet.push(InletEvent::Handing(Handing::Begin));
     }
 
     fn step<T>(&self, make: impl FnOnce(SyncSender<T>) -> Handing) -> Result<T, &'static str> {
         let (said, heard) = std::sync::mpsc::sync_channel(1);
-        self.inlet.push(Event::Handing(make(said)));
+        self.inlet.push(InletEvent::Handing(make(said)));
         heard.recv_timeout(STEP_MAX).map_err(|_| "the engine does not answer")
     }
 }

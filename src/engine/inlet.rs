@@ -6,14 +6,14 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::engine::handing::Handing;
-use crate::engine::job::{Done, Fault, Then};
+use crate::engine::job::{Done, EngineFault, Then};
 pub use crate::engine::message::Incoming;
 use crate::proto::centrifuge::shared::NodeWord;
 use crate::shard::control_request::ControlRequest;
 use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::owner::OwnerRequest;
 
-pub enum Event {
+pub enum InletEvent {
     Request(OwnerRequest),
     Ask(ControlRequest),
     /// A server is there: what was subscribed on an earlier connection is not.
@@ -24,7 +24,7 @@ pub enum Event {
     Message(Incoming),
     /// The subscriptions of these numbers hold.
     Subscribed(Vec<u64>),
-    Finished(Then, Result<Done, Fault>),
+    Finished(Then, Result<Done, EngineFault>),
     /// Something for other nodes.
     Tell(NodeWord),
     /// Commands of a client of another node.
@@ -40,7 +40,7 @@ pub enum Event {
 /// Filled from any thread, emptied by the keeper alone.
 pub struct Inlet {
     /// Bound: what connections, callers and a server's connection have under way. The keeper waits for nothing but this.
-    events: Mutex<VecDeque<Event>>,
+    events: Mutex<VecDeque<InletEvent>>,
     filled: Notify,
 }
 
@@ -49,12 +49,12 @@ impl Inlet {
         Inlet { events: Mutex::default(), filled: Notify::new() }
     }
 
-    pub fn push(&self, event: Event) {
+    pub fn push(&self, event: InletEvent) {
         self.events.lock().push_back(event);
         self.filled.notify_one();
     }
 
-    pub fn pop(&self) -> Option<Event> {
+    pub fn pop(&self) -> Option<InletEvent> {
         self.events.lock().pop_front()
     }
 

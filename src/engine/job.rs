@@ -10,12 +10,12 @@ use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, PayloadForm, Publications};
 use crate::hub::requests::{HistoryRequest, JoinRequest, Read};
 use crate::proto::centrifuge::shared::SharedPublication;
-use crate::shard::control_request::Reply;
+use crate::shard::control_request::ControlReply;
 use crate::shard::owner::{JoinTag, ReadBy};
 
 /// One thing to do at a server.
 #[derive(Debug)]
-pub struct Job {
+pub struct EngineJob {
     pub what: Task,
     pub then: Then,
 }
@@ -67,12 +67,12 @@ pub struct LogTerms {
 pub struct LogRead {
     pub channel: ChannelName,
     /// `None`: where the log stands, and no entry.
-    pub entries: Option<Entries>,
+    pub entries: Option<LogEntries>,
     pub terms: LogTerms,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entries {
+pub struct LogEntries {
     /// The first offset that is wanted; backwards, 0 is the newest.
     pub from: u64,
     pub limit: usize,
@@ -91,7 +91,7 @@ pub enum Done {
 
 /// Why nothing came of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum EngineFault {
     /// The server is not there, or does not take it now: later it may.
     Away,
     /// The server has something else under that name, or does not allow it.
@@ -100,13 +100,13 @@ pub enum Fault {
     NotAvailable,
 }
 
-impl Fault {
+impl EngineFault {
     /// What clients and backends are told.
     pub fn error_code(&self) -> ErrorCode {
         match self {
-            Fault::Away => ErrorCode::Unavailable,
-            Fault::Refused => ErrorCode::Internal,
-            Fault::NotAvailable => ErrorCode::NotAvailable,
+            EngineFault::Away => ErrorCode::Unavailable,
+            EngineFault::Refused => ErrorCode::Internal,
+            EngineFault::NotAvailable => ErrorCode::NotAvailable,
         }
     }
 }
@@ -116,24 +116,24 @@ impl Fault {
 pub enum Then {
     Nobody,
     /// Since when.
-    Publish(To<Position>, Instant),
+    Publish(JobTarget<Position>, Instant),
     Join(Box<(JoinRequest, JoinTag)>),
     Read(ReadBy, Read),
-    History(HistoryRequest, To<crate::hub::requests::History>),
-    HistoryRemove(Reply<()>),
-    Presence(To<std::sync::Arc<crate::hub::Roster>>),
-    PresenceStats(To<crate::hub::requests::PresenceStats>),
+    History(HistoryRequest, JobTarget<crate::hub::requests::History>),
+    HistoryRemove(ControlReply<()>),
+    Presence(JobTarget<std::sync::Arc<crate::hub::Roster>>),
+    PresenceStats(JobTarget<crate::hub::requests::PresenceStats>),
     /// What a channel here may have missed; it stood there when it was asked.
     Check(ChannelName, Position),
 }
 
 /// Where an answer goes.
 #[derive(Debug)]
-pub enum To<T> {
+pub enum JobTarget<T> {
     Connection(ConnId, u32),
     /// Of a publication alone: with its position.
     Receipt(ConnId, u32),
-    Control(Reply<T>),
+    Control(ControlReply<T>),
 }
 
 /// Bytes that a task brings along: what a batch is bounded by.

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Missed};
-use crate::engine::followed::{Busy, Followed, Member, Tail};
-use crate::engine::job::{Entries, LogRead, Task, Then};
-use crate::engine::keeper::{Keeper, terms};
-use crate::engine::link::Change;
+use crate::engine::followed::{BusyWith, Followed, Member, Tail};
+use crate::engine::job::{LogEntries, LogRead, Task, Then};
+use crate::engine::keeper::{EngineKeeper, terms};
+use crate::engine::link::LinkChange;
 use crate::hub::RecoveryMode;
 use crate::hub::requests::{JoinRequest, Since, SinceEpoch};
 use crate::session::JoinOutcome;
 use crate::shard::owner::{JoinTag, OwnerAnswer, OwnerRequest};
 
-impl Keeper {
+impl EngineKeeper {
     pub(super) fn begin_join(&mut self, ask: JoinRequest, tag: JoinTag) {
         let options = match self.options(&ask.channel) {
             Ok(options) => options,
@@ -29,7 +29,7 @@ impl Keeper {
         let followed = self.channels.entry(channel.clone()).or_insert_with(new);
         followed.options = options;
         if !followed.subscribed {
-            followed.busy = Busy::Subscribing;
+            followed.busy = BusyWith::Subscribing;
             followed.waiting.push_front(OwnerRequest::Join { ask, tag });
             return self.subscribe(&channel);
         }
@@ -42,19 +42,19 @@ impl Keeper {
         }) {
             return self.finish_join(ask, tag, outcome);
         }
-        followed.busy = Busy::Reading;
+        followed.busy = BusyWith::Reading;
         let cache = followed.options.recovery_mode == RecoveryMode::Cache;
         let entries = match ask.recover {
             None => None,
-            Some(Since { epoch: SinceEpoch::Newest { count, .. }, .. }) => Some(Entries {
+            Some(Since { epoch: SinceEpoch::Newest { count, .. }, .. }) => Some(LogEntries {
                 from: 0,
                 limit: self.limits.recovery_max.min(count as usize),
                 backwards: true,
             }),
-            Some(_) if cache => Some(Entries { from: 0, limit: 1, backwards: true }),
+            Some(_) if cache => Some(LogEntries { from: 0, limit: 1, backwards: true }),
             Some(since) if since.epoch == SinceEpoch::Foreign => None,
             // One more than may be recovered tells that there are more.
-            Some(since) => Some(Entries {
+            Some(since) => Some(LogEntries {
                 from: since.offset.0.saturating_add(1),
                 limit: self.limits.recovery_max + 1,
                 backwards: false,
@@ -70,7 +70,7 @@ impl Keeper {
         self.subscribes += 1;
         followed.subscribe_number = self.subscribes;
         self.subscribing.insert(self.subscribes, channel.clone());
-        self.links[followed.link].change(Change::Subscribe(channel.clone(), self.subscribes));
+        self.links[followed.link].change(LinkChange::Subscribe(channel.clone(), self.subscribes));
     }
 
     /// The connection is in from now on.

@@ -1,8 +1,8 @@
 //! The one task that knows which channels this node follows, who is in them and where their logs stand.
 //!
-//! Inputs: [`Event`]s, in the order in which they came. Outputs: tasks for servers, messages for shards. It waits for
+//! Inputs: [`InletEvent`]s, in the order in which they came. Outputs: tasks for servers, messages for shards. It waits for
 //! nothing but its inlet, so that requests of one follower about one channel are handled in their order: a channel
-//! whose next request waits for a server is [`Busy`], and what comes for it waits behind.
+//! whose next request waits for a server is [`BusyWith`], and what comes for it waits behind.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, Position, ShardId};
 use crate::base::publication::Publication;
 use crate::engine::commands::Emulations;
-use crate::engine::followed::{Busy, Followed, Tail};
+use crate::engine::followed::{BusyWith, Followed, Tail};
 use crate::engine::handing::Cut;
-use crate::engine::inlet::{Event, Inlet};
-use crate::engine::job::{Entries, Job, LogRead, LogTerms, Task, Then, To};
+use crate::engine::inlet::{Inlet, InletEvent};
+use crate::engine::job::{EngineJob, JobTarget, LogEntries, LogRead, LogTerms, Task, Then};
 use crate::engine::limits::{KEY_BYTES_MAX, POST_RETRY, TAILS_BYTES_MAX, TICK};
-use crate::engine::link::{Change, Link};
+use crate::engine::link::{EngineLink, LinkChange};
 use crate::engine::nats::is_subject;
 use crate::engine::nodes::Nodes;
 use crate::engine::posts::Posts;
@@ -30,13 +30,13 @@ use crate::engine::shared::{Limits, Shared};
 use crate::hub::ChannelOptions;
 use crate::hub::requests::{Acked, HistoryRequest, PublishRequest, Read, ReadAnswer};
 use crate::proto::centrifuge::shared::SharedPublication;
-use crate::shard::control_request::{ChannelCount, ControlRequest, PageQuery, Reply};
+use crate::shard::control_request::{ChannelCount, ControlReply, ControlRequest, PageQuery};
 use crate::shard::owner::{FromOwner, OwnerAnswer, OwnerRequest, ReadBy};
 
-pub struct Keeper {
+pub struct EngineKeeper {
     pub(super) shared: Arc<Shared>,
     pub(super) inlet: Arc<Inlet>,
-    pub(super) links: Vec<Arc<Link>>,
+    pub(super) links: Vec<Arc<EngineLink>>,
     pub(super) posts: Posts,
     pub(super) limits: Limits,
     pub(super) channels: HashMap<ChannelName, Followed, RandomState>,
@@ -61,17 +61,17 @@ pub struct Keeper {
     pub(super) cut: Option<Box<Cut>>,
 }
 
-impl Keeper {
+impl EngineKeeper {
     pub fn new(
         shared: Arc<Shared>,
         inlet: Arc<Inlet>,
-        links: Vec<Arc<Link>>,
+        links: Vec<Arc<EngineLink>>,
         posts: Posts,
         limits: Limits,
         nodes: Nodes,
-    ) -> Keeper {
+    ) -> EngineKeeper {
         let now = Instant::now();
-        Keeper {
+        EngineKeeper {
             shared,
             inlet,
             links,
@@ -118,29 +118,29 @@ impl Keeper {
         }
     }
 
-    pub(super) fn handle(&mut self, event: Event) {
+    pub(super) fn handle(&mut self, event: InletEvent) {
         match event {
-            Event::Request(request) => self.handle_request(request),
-            Event::Ask(ask) => self.handle_control_request(ask),
-            Event::Up(link) => self.handle_up(link),
-            Event::Down(link) => self.handle_down(link),
-            Event::Message(incoming) => {
+            InletEvent::Request(request) => self.handle_request(request),
+            InletEvent::Ask(ask) => self.handle_control_request(ask),
+            InletEvent::Up(link) => self.handle_up(link),
+            InletEvent::Down(link) => self.handle_down(link),
+            InletEvent::Message(incoming) => {
                 if self.cut.is_none() {
                     self.handle_incoming(incoming);
                 } else if let Some(incoming) = self.passes(incoming) {
                     self.handle_incoming(incoming);
                 }
             }
-            Event::PassOn(commands) => self.pass_on(commands),
-            Event::PassedOn(node, number, outcome) => self.passed_on(node, number, outcome),
-            Event::Handing(handing) => self.handle_handing(handing),
-            Event::Subscribed(numbers) => self.handle_subscribed(&numbers),
-            Event::Finished(then, outcome) => {
+            InletEvent::PassOn(commands) => self.pass_on(commands),
+            InletEvent::PassedOn(node, number, outcome) => self.passed_on(node, number, outcome),
+            InletEvent::Handing(handing) => self.handle_handing(handing),
+            InletEvent::Subscribed(numbers) => self.handle_subscribed(&numbers),
+            InletEvent::Finished(then, outcome) => {
                 self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
                 self.handle_finished(then, outcome);
             }
-            Event::Tell(word) => self.tell(word, None),
-            Event::TellNode(word, node) => self.tell(word, Some(node)),
+            InletEvent::Tell(word) => self.tell(word, None),
+            InletEvent::TellNode(word, node) => self.tell(word, Some(node)),
         }
     }
 
@@ -148,7 +148,7 @@ impl Keeper {
 
     fn handle_request(&mut self, request: OwnerRequest) {
         if let Some(followed) = self.channels.get_mut(request.channel())
-            && (followed.busy != Busy::No || !followed.waiting.is_empty())
+            && (followed.busy != BusyWith::No || !followed.waiting.is_empty())
         {
             followed.waiting.push_back(request);
             return;
@@ -159,7 +159,7 @@ impl Keeper {
     /// What waited for a channel goes on.
     pub(super) fn go_on(&mut self, channel: &str) {
         while let Some(followed) = self.channels.get_mut(channel)
-            && followed.busy == Busy::No
+            && followed.busy == BusyWith::No
             && let Some(request) = followed.waiting.pop_front()
         {
             self.begin(request);
@@ -176,14 +176,14 @@ impl Keeper {
             }
             OwnerRequest::Renew { channel, conn, info } => self.renew(&channel, conn, info),
             OwnerRequest::Publish { conn, id, ask, receipt: false } => {
-                self.publish(ask, To::Connection(conn, id));
+                self.publish(ask, JobTarget::Connection(conn, id));
             }
             OwnerRequest::Publish { conn, id, ask, receipt: true } => {
-                self.publish(ask, To::Receipt(conn, id))
+                self.publish(ask, JobTarget::Receipt(conn, id))
             }
             // Value channels are refused with an engine.
             OwnerRequest::Occupancy { .. } => {}
-            OwnerRequest::History { conn, id, ask } => self.history(ask, To::Connection(conn, id)),
+            OwnerRequest::History { conn, id, ask } => self.history(ask, JobTarget::Connection(conn, id)),
             OwnerRequest::Read { by, read } => self.read(by, read),
             // The configuration has no cursors with an engine.
             OwnerRequest::Ack { ask, done } => {
@@ -197,9 +197,9 @@ impl Keeper {
                     Ok(()) => self.do_at(
                         &channel.clone(),
                         Task::Presence(channel),
-                        Then::Presence(To::Connection(conn, id)),
+                        Then::Presence(JobTarget::Connection(conn, id)),
                     ),
-                    Err(error_code) => self.answer_presence(To::Connection(conn, id), Err(error_code)),
+                    Err(error_code) => self.answer_presence(JobTarget::Connection(conn, id), Err(error_code)),
                 };
             }
             OwnerRequest::PresenceStats { conn, id, channel } => {
@@ -207,9 +207,9 @@ impl Keeper {
                     Ok(()) => self.do_at(
                         &channel.clone(),
                         Task::Presence(channel),
-                        Then::PresenceStats(To::Connection(conn, id)),
+                        Then::PresenceStats(JobTarget::Connection(conn, id)),
                     ),
-                    Err(error_code) => self.answer_stats(To::Connection(conn, id), Err(error_code)),
+                    Err(error_code) => self.answer_stats(JobTarget::Connection(conn, id), Err(error_code)),
                 };
             }
         }
@@ -217,8 +217,8 @@ impl Keeper {
 
     fn handle_control_request(&mut self, ask: ControlRequest) {
         match ask {
-            ControlRequest::Publish(ask, reply) => self.publish(ask, To::Control(reply)),
-            ControlRequest::History(ask, reply) => self.history(ask, To::Control(reply)),
+            ControlRequest::Publish(ask, reply) => self.publish(ask, JobTarget::Control(reply)),
+            ControlRequest::History(ask, reply) => self.history(ask, JobTarget::Control(reply)),
             ControlRequest::HistoryRemove(channel, reply) => match self.logged(&channel) {
                 Ok(_) => {
                     if let Some(tail) =
@@ -232,15 +232,17 @@ impl Keeper {
                 Err(error_code) => reply.send(Err(error_code)),
             },
             ControlRequest::Presence(channel, reply) => match self.listing(&channel) {
-                Ok(()) => {
-                    self.do_at(&channel.clone(), Task::Presence(channel), Then::Presence(To::Control(reply)))
-                }
+                Ok(()) => self.do_at(
+                    &channel.clone(),
+                    Task::Presence(channel),
+                    Then::Presence(JobTarget::Control(reply)),
+                ),
                 Err(error_code) => reply.send(Err(error_code)),
             },
             ControlRequest::PresencePage(query, reply) => {
                 let PageQuery { channel, after, limit } = query;
                 // The server gives its members in no order: all of them are read for a page.
-                let page = Reply::new(move |roster: Result<Arc<crate::hub::Roster>, ErrorCode>| {
+                let page = ControlReply::new(move |roster: Result<Arc<crate::hub::Roster>, ErrorCode>| {
                     reply.send(roster.map(|roster| roster.page(&after, limit)));
                 });
                 self.handle_control_request(ControlRequest::Presence(channel, page));
@@ -251,7 +253,7 @@ impl Keeper {
                     self.do_at(
                         &channel.clone(),
                         Task::Presence(channel),
-                        Then::PresenceStats(To::Control(reply)),
+                        Then::PresenceStats(JobTarget::Control(reply)),
                     );
                 }
                 Err(error_code) => reply.send(Err(error_code)),
@@ -300,18 +302,18 @@ impl Keeper {
         let link = &self.links[self.link_of(channel)];
         let may_be_refused = !matches!(then, Then::Nobody | Then::Join(_) | Then::Check(..));
         if !link.is_up() {
-            return self.handle_finished(then, Err(crate::engine::job::Fault::Away));
+            return self.handle_finished(then, Err(crate::engine::job::EngineFault::Away));
         }
         if may_be_refused && link.is_full() {
             return self.refuse(then, ErrorCode::TooManyRequests);
         }
         self.count_job();
-        link.push(Job { what, then });
+        link.push(EngineJob { what, then });
     }
 
     // --- publishing
 
-    fn publish(&mut self, mut ask: PublishRequest, to: To<Position>) {
+    fn publish(&mut self, mut ask: PublishRequest, to: JobTarget<Position>) {
         let options = match self.options(&ask.channel) {
             Ok(options) => options,
             Err(error_code) => return self.answer_publish(to, Err(error_code)),
@@ -346,21 +348,21 @@ impl Keeper {
         self.do_at(&ask.channel, what, Then::Publish(to, Instant::now()));
     }
 
-    pub(super) fn answer_publish(&mut self, to: To<Position>, outcome: Result<Position, ErrorCode>) {
+    pub(super) fn answer_publish(&mut self, to: JobTarget<Position>, outcome: Result<Position, ErrorCode>) {
         match to {
-            To::Connection(conn, id) => {
+            JobTarget::Connection(conn, id) => {
                 self.posts.answer(OwnerAnswer::Published { conn, id, outcome, receipt: false });
             }
-            To::Receipt(conn, id) => {
+            JobTarget::Receipt(conn, id) => {
                 self.posts.answer(OwnerAnswer::Published { conn, id, outcome, receipt: true });
             }
-            To::Control(reply) => reply.send(outcome),
+            JobTarget::Control(reply) => reply.send(outcome),
         }
     }
 
     // --- reading
 
-    fn history(&mut self, ask: HistoryRequest, to: To<crate::hub::requests::History>) {
+    fn history(&mut self, ask: HistoryRequest, to: JobTarget<crate::hub::requests::History>) {
         let terms = match self.logged(&ask.channel) {
             Ok(terms) => terms,
             Err(error_code) => return self.answer_history(to, Err(error_code)),
@@ -375,7 +377,7 @@ impl Keeper {
         }
         let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);
         if ask.since_ms.is_some() && limit > 0 {
-            let entries = Some(Entries { from: 0, limit: self.limits.history_read_max, backwards: true });
+            let entries = Some(LogEntries { from: 0, limit: self.limits.history_read_max, backwards: true });
             let read = LogRead { channel: ask.channel.clone(), entries, terms };
             return self.do_at(&ask.channel.clone(), Task::History(read), Then::History(ask, to));
         }
@@ -386,21 +388,21 @@ impl Keeper {
         };
         // Nothing is before the first.
         let none = limit == 0 || (ask.reverse && ask.since.is_some() && from == 0);
-        let entries = (!none).then_some(Entries { from, limit, backwards: ask.reverse });
+        let entries = (!none).then_some(LogEntries { from, limit, backwards: ask.reverse });
         let read = LogRead { channel: ask.channel.clone(), entries, terms };
         self.do_at(&ask.channel.clone(), Task::History(read), Then::History(ask, to));
     }
 
     pub(super) fn answer_history(
         &mut self,
-        to: To<crate::hub::requests::History>,
+        to: JobTarget<crate::hub::requests::History>,
         outcome: Result<crate::hub::requests::History, ErrorCode>,
     ) {
         match to {
-            To::Connection(conn, id) | To::Receipt(conn, id) => {
+            JobTarget::Connection(conn, id) | JobTarget::Receipt(conn, id) => {
                 self.posts.answer(OwnerAnswer::History { conn, id, outcome });
             }
-            To::Control(reply) => reply.send(outcome),
+            JobTarget::Control(reply) => reply.send(outcome),
         }
     }
 
@@ -422,7 +424,7 @@ impl Keeper {
                 return self.posts.answer(OwnerAnswer::Read { by, read, answer });
             }
         };
-        let entries = Entries {
+        let entries = LogEntries {
             from: read.after.offset.0 + 1,
             limit: crate::engine::limits::READ_ITEMS_MAX,
             backwards: false,
@@ -433,14 +435,14 @@ impl Keeper {
 
     pub(super) fn forget_if_unused(&mut self, channel: &str) {
         let Some(followed) = self.channels.get(channel) else { return };
-        if !followed.members.is_empty() || followed.busy != Busy::No || !followed.waiting.is_empty() {
+        if !followed.members.is_empty() || followed.busy != BusyWith::No || !followed.waiting.is_empty() {
             return;
         }
         let Some((name, followed)) = self.channels.remove_entry(channel) else { return };
         self.tails_bytes -= followed.log.as_ref().map_or(0, Tail::bytes);
         self.subscribing.remove(&followed.subscribe_number);
         if self.links[followed.link].is_up() {
-            self.links[followed.link].change(Change::Unsubscribe(name));
+            self.links[followed.link].change(LinkChange::Unsubscribe(name));
         }
     }
 
@@ -480,33 +482,33 @@ impl Keeper {
 
     pub(super) fn answer_presence(
         &mut self,
-        to: To<Arc<crate::hub::Roster>>,
+        to: JobTarget<Arc<crate::hub::Roster>>,
         outcome: Result<Arc<crate::hub::Roster>, ErrorCode>,
     ) {
         match to {
-            To::Connection(conn, id) | To::Receipt(conn, id) => {
+            JobTarget::Connection(conn, id) | JobTarget::Receipt(conn, id) => {
                 self.posts.answer(OwnerAnswer::Presence { conn, id, outcome });
             }
-            To::Control(reply) => reply.send(outcome),
+            JobTarget::Control(reply) => reply.send(outcome),
         }
     }
 
     pub(super) fn answer_stats(
         &mut self,
-        to: To<crate::hub::requests::PresenceStats>,
+        to: JobTarget<crate::hub::requests::PresenceStats>,
         outcome: Result<crate::hub::requests::PresenceStats, ErrorCode>,
     ) {
         match to {
-            To::Connection(conn, id) | To::Receipt(conn, id) => {
+            JobTarget::Connection(conn, id) | JobTarget::Receipt(conn, id) => {
                 self.posts.answer(OwnerAnswer::PresenceStats { conn, id, outcome });
             }
-            To::Control(reply) => reply.send(outcome),
+            JobTarget::Control(reply) => reply.send(outcome),
         }
     }
 
     /// Asks a shard of this node something that nobody waits for.
-    pub(super) fn order<T>(&self, shard: ShardId, make: impl FnOnce(Reply<T>) -> ControlRequest) {
-        let _ = self.posts.router().ask(shard, make(Reply::new(|_| ())));
+    pub(super) fn order<T>(&self, shard: ShardId, make: impl FnOnce(ControlReply<T>) -> ControlRequest) {
+        let _ = self.posts.router().ask(shard, make(ControlReply::new(|_| ())));
     }
 }
 

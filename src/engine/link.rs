@@ -7,30 +7,30 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::ids::ChannelName;
-use crate::engine::job::{Job, weight};
+use crate::engine::job::{EngineJob, weight};
 use crate::engine::limits::{BATCH_BYTES_MAX, BATCH_TASKS_MAX, SUBSCRIBE_MAX, TASKS_MAX};
 
 /// A change of what a server sends here.
 #[derive(Debug)]
-pub enum Change {
+pub enum LinkChange {
     /// With the number by which it is confirmed.
     Subscribe(ChannelName, u64),
     Unsubscribe(ChannelName),
 }
 
-pub struct Link {
+pub struct EngineLink {
     /// Bound: [`TASKS_MAX`] of what may be refused, and one for each member that joins, leaves or is named again.
-    jobs: Mutex<VecDeque<Job>>,
+    jobs: Mutex<VecDeque<EngineJob>>,
     pub job_came: Notify,
     /// Bound: two for each channel with subscribers here.
-    changes: Mutex<VecDeque<Change>>,
+    changes: Mutex<VecDeque<LinkChange>>,
     pub change_came: Notify,
     up: AtomicBool,
 }
 
-impl Link {
-    pub fn new() -> Link {
-        Link {
+impl EngineLink {
+    pub fn new() -> EngineLink {
+        EngineLink {
             jobs: Mutex::default(),
             job_came: Notify::new(),
             changes: Mutex::default(),
@@ -60,18 +60,18 @@ impl Link {
         self.jobs.lock().len()
     }
 
-    pub fn push(&self, job: Job) {
+    pub fn push(&self, job: EngineJob) {
         self.jobs.lock().push_back(job);
         self.job_came.notify_one();
     }
 
-    pub fn change(&self, change: Change) {
+    pub fn change(&self, change: LinkChange) {
         self.changes.lock().push_back(change);
         self.change_came.notify_one();
     }
 
     /// What one write takes.
-    pub fn take_batch(&self) -> Vec<Job> {
+    pub fn take_batch(&self) -> Vec<EngineJob> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut jobs = self.jobs.lock();
         while batch.len() < BATCH_TASKS_MAX
@@ -85,7 +85,7 @@ impl Link {
     }
 
     /// The next changes, in their order.
-    pub fn take_changes(&self) -> Vec<Change> {
+    pub fn take_changes(&self) -> Vec<LinkChange> {
         let mut changes = self.changes.lock();
         let taken = changes.len().min(SUBSCRIBE_MAX);
         changes.drain(..taken).collect()

@@ -9,7 +9,7 @@
 //!  inboxes ◀── Posts ◀────────┘   ◀── Inlet ◀──────┘
 //! ```
 //!
-//! The [`keeper`](Keeper) follows the log of each channel that has subscribers on this node: one subscription for all of them,
+//! The [`keeper`](EngineKeeper) follows the log of each channel that has subscribers on this node: one subscription for all of them,
 //! the newest publications kept for those who lag, and members named again and again for presence. What a server cannot say
 //! while it is away is answered in its place ([`ErrorCode::Unavailable`](crate::base::fault::ErrorCode)); when it is back,
 //! each channel's position is checked, and only who lost something hears of it.
@@ -55,23 +55,23 @@ use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::owner::{Engine, OwnerRequest};
 use crate::shard::router::Router;
 
-use self::asked::Asked;
-use self::inlet::{Event, Inlet};
-use self::keeper::Keeper;
-use self::link::Link;
+use self::asked::AskedOfServer;
+use self::inlet::{Inlet, InletEvent};
+use self::keeper::EngineKeeper;
+use self::link::EngineLink;
 use self::nats::Nats;
 use self::nodes::{Nodes, Others};
 use self::posts::Posts;
-use self::redis::layout::Names;
-use self::redis::{Server, TlsFiles};
+use self::redis::layout::RedisNames;
+use self::redis::{RedisTlsFiles, Server};
 use self::shared::Shared;
-use self::standing::Standing;
+use self::standing::SubscriptionStanding;
 
 pub use self::asked::ElsewhereOnline;
 pub use self::blocks::block_word;
 pub use self::nats::{NatsLogin, NatsPlace};
 pub use self::nodes::push_word;
-pub use self::redis::{Address, TlsFiles as EngineTls};
+pub use self::redis::{Address, RedisTlsFiles as EngineTls};
 pub use self::shared::Limits;
 pub use self::standing::{Stands, is_untrusted};
 
@@ -103,7 +103,7 @@ pub struct EngineOptions {
 #[derive(Clone)]
 pub enum Place {
     /// One server, or several that have a part of the channels each.
-    Redis(Vec<Address>, TlsFiles),
+    Redis(Vec<Address>, RedisTlsFiles),
     Nats(NatsPlace),
 }
 
@@ -121,9 +121,9 @@ pub struct Backlog {
 /// A running engine, as the rest of the node sees it.
 pub struct RunningEngine {
     inlet: Arc<Inlet>,
-    links: Vec<Arc<Link>>,
+    links: Vec<Arc<EngineLink>>,
     shared: Arc<Shared>,
-    standing: Arc<Standing>,
+    standing: Arc<SubscriptionStanding>,
     /// Ends with this.
     _runtime: Runtime,
 }
@@ -143,23 +143,23 @@ pub fn start(options: EngineOptions, router: Router) -> io::Result<RunningEngine
         Place::Redis(servers, _) => servers.len(),
         Place::Nats(_) => 1,
     };
-    let standing = Arc::new(Standing::new(servers));
+    let standing = Arc::new(SubscriptionStanding::new(servers));
     let shared = Arc::new(Shared {
         namespaces: RwLock::new(Arc::new(options.namespaces)),
         others: Others::default(),
-        asked: Asked::default(),
+        asked: AskedOfServer::default(),
         blocks: options.blocks,
         under_way: AtomicU64::new(0),
         publishes: Mutex::default(),
         timeout: options.timeout,
     });
-    let links: Vec<Arc<Link>> = (0..servers).map(|_| Arc::new(Link::new())).collect();
+    let links: Vec<Arc<EngineLink>> = (0..servers).map(|_| Arc::new(EngineLink::new())).collect();
     match options.place {
         Place::Redis(servers, tls) => {
             for (number, address) in servers.into_iter().enumerate() {
                 let server = Server {
                     number,
-                    names: Names { prefix: options.prefix.clone(), is_cluster: address.is_cluster() },
+                    names: RedisNames { prefix: options.prefix.clone(), is_cluster: address.is_cluster() },
                     address,
                     tls: tls.clone(),
                     node_uid: options.node_uid.clone(),
@@ -187,7 +187,7 @@ pub fn start(options: EngineOptions, router: Router) -> io::Result<RunningEngine
         }
     }
     let nodes = Nodes::new(options.node_uid, options.node_name);
-    let keeper = Keeper::new(
+    let keeper = EngineKeeper::new(
         Arc::clone(&shared),
         Arc::clone(&inlet),
         links.clone(),
@@ -218,7 +218,7 @@ impl RunningEngine {
 
     /// Has all other nodes do something.
     pub fn tell(&self, word: NodeWord) {
-        self.inlet.push(Event::Tell(word));
+        self.inlet.push(InletEvent::Tell(word));
     }
 
     /// Every server answers.
@@ -272,23 +272,23 @@ impl Engine for RunningEngine {
     }
 
     fn request(&self, request: OwnerRequest) {
-        self.inlet.push(Event::Request(request));
+        self.inlet.push(InletEvent::Request(request));
     }
 
     fn ask(&self, ask: ControlRequest) -> Result<(), Busy> {
         if self.links.iter().all(|link| !link.is_up() || link.is_full()) {
             return Err(Busy);
         }
-        self.inlet.push(Event::Ask(ask));
+        self.inlet.push(InletEvent::Ask(ask));
         Ok(())
     }
 
     fn pass_on(&self, commands: ForeignCommands) -> bool {
-        self.inlet.push(Event::PassOn(commands));
+        self.inlet.push(InletEvent::PassOn(commands));
         true
     }
 
     fn passed_on(&self, node: Box<str>, number: u64, outcome: EmulationOutcome) {
-        self.inlet.push(Event::PassedOn(node, number, outcome));
+        self.inlet.push(InletEvent::PassedOn(node, number, outcome));
     }
 }

@@ -24,13 +24,13 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::base::ids::{ChannelName, Position};
-use crate::engine::inlet::{Event, Incoming, Inlet};
-use crate::engine::job::{Done, Fault, Job, Task};
+use crate::engine::inlet::{Incoming, Inlet, InletEvent};
+use crate::engine::job::{Done, EngineFault, EngineJob, Task};
 use crate::engine::limits::{RECONNECT_MAX, RECONNECT_MIN};
-use crate::engine::link::{Change, Link};
-use crate::engine::redis::layout::Message;
+use crate::engine::link::{EngineLink, LinkChange};
+use crate::engine::redis::layout::RedisMessage;
 use crate::engine::redis::percent;
-use crate::engine::standing::{Standing, Stands, is_untrusted};
+use crate::engine::standing::{Stands, SubscriptionStanding, is_untrusted};
 use crate::proto::centrifuge::shared::{SharedPublication, SharedPush, decode_push, encode_push};
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
@@ -52,9 +52,9 @@ pub struct Nats {
     pub node_uid: String,
     pub connect_timeout: Duration,
     pub timeout: Duration,
-    pub link: Arc<Link>,
+    pub link: Arc<EngineLink>,
     pub inlet: Arc<Inlet>,
-    pub standing: Arc<Standing>,
+    pub standing: Arc<SubscriptionStanding>,
 }
 
 /// What a URL says of who this node is, taken out of it: the client library does not look there.
@@ -126,7 +126,7 @@ impl Nats {
         self.link.set_up(false);
         self.link.drop_changes();
         self.standing.set(0, stands);
-        self.inlet.push(Event::Down(0));
+        self.inlet.push(InletEvent::Down(0));
     }
 
     /// Nobody waits for a server that is away.
@@ -136,7 +136,8 @@ impl Nats {
             if jobs.is_empty() {
                 self.link.job_came.notified().await;
             }
-            jobs.into_iter().for_each(|job| self.inlet.push(Event::Finished(job.then, Err(Fault::Away))));
+            jobs.into_iter()
+                .for_each(|job| self.inlet.push(InletEvent::Finished(job.then, Err(EngineFault::Away))));
         }
     }
 
@@ -156,12 +157,12 @@ impl Nats {
                     NatsEvent::Connected => {
                         link.set_up(true);
                         standing.set(0, Stands::Up);
-                        inlet.push(Event::Up(0));
+                        inlet.push(InletEvent::Up(0));
                     }
                     NatsEvent::Disconnected | NatsEvent::Closed => {
                         link.set_up(false);
                         standing.set(0, Stands::Away("NATS: the connection is lost".to_owned()));
-                        inlet.push(Event::Down(0));
+                        inlet.push(InletEvent::Down(0));
                     }
                     NatsEvent::SlowConsumer(_) => log_peer_once_a_minute(
                         "engine_slow",
@@ -209,7 +210,7 @@ impl Nats {
         }
         self.link.set_up(true);
         self.standing.set(0, Stands::Up);
-        self.inlet.push(Event::Up(0));
+        self.inlet.push(InletEvent::Up(0));
         // For ever: the library makes lost connections again.
         tokio::join!(self.run_jobs(&client), self.run_changes(&client)).0
     }
@@ -235,12 +236,12 @@ impl Nats {
             }
             let is_up = self.link.is_up();
             let mut written = Vec::with_capacity(jobs.len());
-            for Job { what, then } in jobs {
+            for EngineJob { what, then } in jobs {
                 let done = match self.message(&what) {
-                    _ if !is_up => Err(Fault::Away),
+                    _ if !is_up => Err(EngineFault::Away),
                     Err(fault) => Err(fault),
                     Ok((subject, message)) => {
-                        client.publish(subject, message.into()).await.map_err(|_| Fault::Away)
+                        client.publish(subject, message.into()).await.map_err(|_| EngineFault::Away)
                     }
                 };
                 written.push((then, done));
@@ -249,17 +250,17 @@ impl Nats {
             let flushed =
                 matches!(timeout(self.timeout, client.flush()).await, Ok(Ok(()))) && self.link.is_up();
             for (then, done) in written {
-                let done = done.and(if flushed { Ok(()) } else { Err(Fault::Away) });
+                let done = done.and(if flushed { Ok(()) } else { Err(EngineFault::Away) });
                 let outcome = done.map(|()| Done::Published(Position::UNKNOWN));
-                self.inlet.push(Event::Finished(then, outcome));
+                self.inlet.push(InletEvent::Finished(then, outcome));
             }
         }
     }
 
     /// Subject and message of a task.
-    fn message(&self, task: &Task) -> Result<(String, Vec<u8>), Fault> {
+    fn message(&self, task: &Task) -> Result<(String, Vec<u8>), EngineFault> {
         let (channel, push) = match task {
-            Task::Publish { key: Some(_), .. } => return Err(Fault::NotAvailable),
+            Task::Publish { key: Some(_), .. } => return Err(EngineFault::NotAvailable),
             Task::Publish { channel, publication, .. } => {
                 (channel, SharedPush::Publication((**publication).clone()))
             }
@@ -269,7 +270,7 @@ impl Nats {
                 let subject = node.as_ref().map_or_else(|| self.control(), |uid| self.node(uid));
                 return Ok((subject, message.clone()));
             }
-            _ => return Err(Fault::NotAvailable),
+            _ => return Err(EngineFault::NotAvailable),
         };
         let mut message = Vec::new();
         encode_push(&mut message, channel, &push);
@@ -288,7 +289,7 @@ impl Nats {
             let mut numbers = Vec::new();
             for change in changes {
                 match change {
-                    Change::Subscribe(channel, number) => {
+                    LinkChange::Subscribe(channel, number) => {
                         numbers.push(number);
                         // Of an earlier connection: the library has made it again.
                         if subscribed.contains_key(&channel) {
@@ -302,7 +303,7 @@ impl Nats {
                             Err(error) => tracing::error!("engine: NATS: {channel}: {error}"),
                         }
                     }
-                    Change::Unsubscribe(channel) => {
+                    LinkChange::Unsubscribe(channel) => {
                         if let Some(reader) = subscribed.remove(&channel) {
                             reader.abort();
                         }
@@ -313,7 +314,7 @@ impl Nats {
             while !matches!(timeout(self.timeout, client.flush()).await, Ok(Ok(()))) {
                 sleep(RECONNECT_MIN).await;
             }
-            self.inlet.push(Event::Subscribed(numbers));
+            self.inlet.push(InletEvent::Subscribed(numbers));
         }
     }
 
@@ -323,11 +324,13 @@ impl Nats {
         tokio::spawn(async move {
             while let Some(message) = next(&mut subscriber).await {
                 let Some(channel) = &channel else {
-                    inlet.push(Event::Message(Incoming::Node(message.payload.to_vec())));
+                    inlet.push(InletEvent::Message(Incoming::Node(message.payload.to_vec())));
                     continue;
                 };
                 match read(&message.payload) {
-                    Some(read) => inlet.push(Event::Message(Incoming::Channel(channel.to_string(), read))),
+                    Some(read) => {
+                        inlet.push(InletEvent::Message(Incoming::Channel(channel.to_string(), read)))
+                    }
                     None => log_peer_once_a_minute(
                         "engine_foreign",
                         "a message in NATS is of no known node: it is dropped",
@@ -339,14 +342,14 @@ impl Nats {
     }
 }
 
-fn read(payload: &[u8]) -> Option<Message> {
+fn read(payload: &[u8]) -> Option<RedisMessage> {
     let (_, push) = decode_push(payload).ok()??;
     Some(match push {
         SharedPush::Publication(publication) => {
-            Message::Publication(None, SharedPublication { offset: 0, ..publication })
+            RedisMessage::Publication(None, SharedPublication { offset: 0, ..publication })
         }
-        SharedPush::Join(info) => Message::Join(info),
-        SharedPush::Leave(info) => Message::Leave(info),
+        SharedPush::Join(info) => RedisMessage::Join(info),
+        SharedPush::Leave(info) => RedisMessage::Leave(info),
     })
 }
 
@@ -391,7 +394,7 @@ mod tests {
         let publication = SharedPublication { offset: 7, ..SharedPublication::default() };
         let mut message = Vec::new();
         encode_push(&mut message, "c", &SharedPush::Publication(publication));
-        assert_eq!(read(&message), Some(Message::Publication(None, SharedPublication::default())));
+        assert_eq!(read(&message), Some(RedisMessage::Publication(None, SharedPublication::default())));
         assert_eq!((read(b"hello"), read(b"")), (None, None));
     }
 }

@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 
 use crate::base::ids::{ShardId, UserName};
 use crate::engine::asked::{ANSWER, AnswerBody, AskBody, word};
-use crate::engine::inlet::Event;
-use crate::engine::keeper::Keeper;
-use crate::shard::control_request::{ControlRequest, Reply};
+use crate::engine::inlet::InletEvent;
+use crate::engine::keeper::EngineKeeper;
+use crate::shard::control_request::{ControlReply, ControlRequest};
 
-impl Keeper {
+impl EngineKeeper {
     /// Another node asks: every shard is asked for its users, and the last one's answer sends all.
     pub(super) fn handle_online(&mut self, uid: String, data: &[u8]) {
         let Ok(AskBody { number, users }) = serde_json::from_slice(data) else { return };
@@ -21,7 +21,7 @@ impl Keeper {
         }
         let inlet = Arc::clone(&self.inlet);
         let answer =
-            move |users| inlet.push(Event::TellNode(word(ANSWER, &AnswerBody { number, users }), uid));
+            move |users| inlet.push(InletEvent::TellNode(word(ANSWER, &AnswerBody { number, users }), uid));
         if by_owner.is_empty() {
             return answer(BTreeMap::new());
         }
@@ -29,7 +29,7 @@ impl Keeper {
         for (owner, users) in by_owner {
             let users: Vec<UserName> = users.into_iter().collect();
             let (names, gathered) = (users.clone(), Arc::clone(&gathered));
-            let reply = Reply::new(move |counts: Result<Vec<u32>, _>| {
+            let reply = ControlReply::new(move |counts: Result<Vec<u32>, _>| {
                 let (left, all, answer) = &mut *gathered.lock();
                 // A shard that does not answer makes the whole missing: half of a sum is no answer.
                 let Ok(counts) = counts else { return };

@@ -16,8 +16,8 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::{Offset, ShardId, UserName};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::engine::commands::{COMMANDS, OUTCOME};
-use crate::engine::job::{Job, Task, Then};
-use crate::engine::keeper::Keeper;
+use crate::engine::job::{EngineJob, Task, Then};
+use crate::engine::keeper::EngineKeeper;
 use crate::engine::limits::{NODE_EVERY, NODE_TTL};
 use crate::engine::nodes::{PUSH, PushNotification};
 use crate::engine::redis::layout::is_json;
@@ -28,12 +28,12 @@ use crate::proto::centrifuge::shared::{
 };
 use crate::session::token::Overrides;
 use crate::shard::control_request::{
-    ControlRequest, DisconnectUser, PushUsers, RefreshUser, Reply, ShardStats, SubscribeUser, Target,
+    ControlReply, ControlRequest, DisconnectUser, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
     UnsubscribeUser, UserMessage,
 };
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
-impl Keeper {
+impl EngineKeeper {
     /// Has other nodes do something.
     pub(super) fn tell(&mut self, what: NodeWord, node: Option<String>) {
         let mut message = Vec::new();
@@ -41,7 +41,7 @@ impl Keeper {
         // Each node listens at every server: one that is there will do.
         let Some(link) = self.links.iter().find(|link| link.is_up()) else { return };
         self.shared.under_way.fetch_add(1, Ordering::Relaxed);
-        link.push(Job { what: Task::Say { node, message }, then: Then::Nobody });
+        link.push(EngineJob { what: Task::Say { node, message }, then: Then::Nobody });
     }
 
     pub(super) fn tick_nodes(&mut self, now: Instant) {
@@ -55,7 +55,7 @@ impl Keeper {
         let shards: Vec<ShardId> = self.posts.router().every_shard().collect();
         for shard in shards {
             let counts = Arc::clone(&self.nodes.counts);
-            let reply = Reply::new(move |stats| {
+            let reply = ControlReply::new(move |stats| {
                 if let Ok(stats) = stats {
                     counts
                         .lock()

@@ -10,19 +10,19 @@ use crate::shard::router::Router;
 
 pub struct Posts {
     router: Router,
-    waiting: Vec<Waiting>,
+    waiting: Vec<WaitingPost>,
     dropped: u64,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingPost {
     /// Bound: [`POSTS_WAITING_MAX`] of what may be dropped, and what connections of the shard have under way.
     messages: VecDeque<ShardMessage>,
 }
 
 impl Posts {
     pub fn new(router: Router) -> Posts {
-        let waiting = (0..router.shards()).map(|_| Waiting::default()).collect();
+        let waiting = (0..router.shards()).map(|_| WaitingPost::default()).collect();
         Posts { router, waiting, dropped: 0 }
     }
 

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::base::blocks::Blocks;
 use crate::base::histogram::Histogram;
-use crate::engine::asked::Asked;
+use crate::engine::asked::AskedOfServer;
 use crate::engine::nodes::Others;
 use crate::hub::Namespaces;
 
@@ -25,7 +25,7 @@ pub struct Shared {
     pub namespaces: RwLock<Arc<Namespaces>>,
     pub others: Others,
     /// What other nodes were asked.
-    pub asked: Asked,
+    pub asked: AskedOfServer,
     pub blocks: Arc<Blocks>,
     /// Jobs that were given to servers and are not finished.
     pub under_way: AtomicU64,

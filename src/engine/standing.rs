@@ -23,11 +23,11 @@ pub fn is_untrusted(error: &impl fmt::Display) -> bool {
     error.to_string().contains("invalid peer certificate")
 }
 
-type Watch = Box<dyn Fn(&Stands) + Send + Sync>;
+type StandingWatch = Box<dyn Fn(&Stands) + Send + Sync>;
 
-pub struct Standing {
+pub struct SubscriptionStanding {
     servers: Mutex<Vec<OfServer>>,
-    watch: OnceLock<Watch>,
+    watch: OnceLock<StandingWatch>,
 }
 
 #[derive(Clone)]
@@ -36,10 +36,10 @@ struct OfServer {
     was_up: bool,
 }
 
-impl Standing {
-    pub fn new(servers: usize) -> Standing {
+impl SubscriptionStanding {
+    pub fn new(servers: usize) -> SubscriptionStanding {
         let away = OfServer { stands: Stands::Away("not connected yet".to_owned()), was_up: false };
-        Standing { servers: Mutex::new(vec![away; servers]), watch: OnceLock::new() }
+        SubscriptionStanding { servers: Mutex::new(vec![away; servers]), watch: OnceLock::new() }
     }
 
     pub fn set(&self, server: usize, stands: Stands) {
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn all_servers_must_be_up_and_a_refusal_counts_before_the_first_time() {
-        let standing = Standing::new(2);
+        let standing = SubscriptionStanding::new(2);
         let seen: Arc<Mutex<Vec<Stands>>> = Arc::default();
         standing.watch({
             let seen = Arc::clone(&seen);

@@ -24,14 +24,14 @@ pub const BATCH_PERIOD: Duration = Duration::from_millis(100);
 
 /// Whose joins and leaves are said as one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Who {
+enum Attendee {
     User(UserName),
     Client(ConnId),
 }
 
 /// One event that waits.
 #[derive(Debug)]
-pub struct Change {
+pub struct AttendanceChange {
     pub joined: bool,
     pub info: Arc<ClientInfo>,
     /// The connection that presence lists until its leave is said.
@@ -42,7 +42,7 @@ pub struct Change {
 /// What [`Attendance::take`] has.
 #[derive(Debug)]
 pub enum Due {
-    Change(Change),
+    Change(AttendanceChange),
     /// Nothing before then.
     At(Time),
     Nothing,
@@ -64,9 +64,9 @@ pub struct Attendance {
     /// Announced connections of each user; by user only.
     users: HashMap<UserName, u32, RandomState>,
     /// By the time at which they may be said, and a number that tells equal times apart.
-    waiting: BTreeMap<(Time, u64), Who>,
+    waiting: BTreeMap<(Time, u64), Attendee>,
     /// Bound: [`EVENTS_WAITING_MAX`].
-    changes: HashMap<Who, Change, RandomState>,
+    changes: HashMap<Attendee, AttendanceChange, RandomState>,
     numbers: u64,
     /// Events said are paid for up to here.
     paid_until: Time,
@@ -94,17 +94,17 @@ impl Attendance {
         self.users.len()
     }
 
-    fn who(&self, conn: ConnId, user: &UserName) -> Who {
+    fn who(&self, conn: ConnId, user: &UserName) -> Attendee {
         match self.by {
             // The anonymous are nobody in particular.
-            PresenceBy::User if !user.is_empty() => Who::User(user.clone()),
-            _ => Who::Client(conn),
+            PresenceBy::User if !user.is_empty() => Attendee::User(user.clone()),
+            _ => Attendee::Client(conn),
         }
     }
 
     /// One that is announced already, of whom others were told before this process.
     pub fn restore(&mut self, conn: ConnId, user: &UserName) {
-        if let Who::User(user) = self.who(conn, user) {
+        if let Attendee::User(user) = self.who(conn, user) {
             *self.users.entry(user).or_default() += 1;
         }
     }
@@ -112,7 +112,7 @@ impl Attendance {
     /// An announced connection has joined. Gives the one that need not linger any more.
     pub fn join(&mut self, conn: ConnId, info: &Arc<ClientInfo>, now: Time) -> Option<ConnId> {
         let who = self.who(conn, &info.user);
-        if let Who::User(user) = &who {
+        if let Attendee::User(user) = &who {
             let connections = self.users.entry(user.clone()).or_default();
             *connections += 1;
             if *connections > 1 {
@@ -122,7 +122,10 @@ impl Attendance {
         if let Some(undone) = self.undo(&who, false) {
             return undone.lingers;
         }
-        self.wait(who, Change { joined: true, info: Arc::clone(info), lingers: None, place: (now, 0) });
+        self.wait(
+            who,
+            AttendanceChange { joined: true, info: Arc::clone(info), lingers: None, place: (now, 0) },
+        );
         None
     }
 
@@ -130,7 +133,7 @@ impl Attendance {
     pub fn leave(&mut self, left: Left, delay: Duration, now: Time) -> Option<(ConnId, Arc<ClientInfo>)> {
         let Left { conn, info, listed } = left;
         let who = self.who(conn, &info.user);
-        if let Who::User(user) = &who {
+        if let Attendee::User(user) = &who {
             let connections = self.users.get_mut(user)?;
             *connections -= 1;
             if *connections > 0 {
@@ -143,12 +146,13 @@ impl Attendance {
         }
         let lingers = (listed && !delay.is_zero()).then(|| (conn, info.clone()));
         let place = (now + delay, 0);
-        let change = Change { joined: false, info, lingers: lingers.as_ref().map(|(conn, _)| *conn), place };
+        let change =
+            AttendanceChange { joined: false, info, lingers: lingers.as_ref().map(|(conn, _)| *conn), place };
         if self.wait(who, change) { lingers } else { None }
     }
 
     /// Takes back the event of this kind that waits, if there is one: it and its opposite are said to nobody.
-    fn undo(&mut self, who: &Who, joined: bool) -> Option<Change> {
+    fn undo(&mut self, who: &Attendee, joined: bool) -> Option<AttendanceChange> {
         let change = self.changes.get(who).filter(|change| change.joined == joined)?;
         self.waiting.remove(&change.place);
         self.unsaid += 2;
@@ -156,7 +160,7 @@ impl Attendance {
     }
 
     /// False when there is no room.
-    fn wait(&mut self, who: Who, mut change: Change) -> bool {
+    fn wait(&mut self, who: Attendee, mut change: AttendanceChange) -> bool {
         if self.changes.len() >= EVENTS_WAITING_MAX || self.changes.contains_key(&who) {
             self.unsaid += 1;
             return false;
@@ -197,11 +201,11 @@ impl Attendance {
     }
 
     /// What waits, in its order: the connection or the last one of the user, and when it may be said.
-    pub fn each_waiting(&self) -> impl Iterator<Item = (&Change, Option<ConnId>, Time)> {
+    pub fn each_waiting(&self) -> impl Iterator<Item = (&AttendanceChange, Option<ConnId>, Time)> {
         self.waiting.iter().filter_map(|((at, _), who)| {
             let conn = match who {
-                Who::Client(conn) => Some(*conn),
-                Who::User(_) => None,
+                Attendee::Client(conn) => Some(*conn),
+                Attendee::User(_) => None,
             };
             Some((self.changes.get(who)?, conn, *at))
         })
@@ -217,9 +221,9 @@ impl Attendance {
         at: Time,
     ) -> bool {
         let who = match conn {
-            Some(conn) => Who::Client(conn),
-            None => Who::User(info.user.clone()),
+            Some(conn) => Attendee::Client(conn),
+            None => Attendee::User(info.user.clone()),
         };
-        self.wait(who, Change { joined, info, lingers, place: (at, 0) })
+        self.wait(who, AttendanceChange { joined, info, lingers, place: (at, 0) })
     }
 }

@@ -36,7 +36,7 @@ pub struct Creators {
     /// Empty until a client makes the first channel.
     buckets: Vec<Bucket>,
     /// By slot.
-    links: Vec<Link>,
+    links: Vec<CreatorLink>,
     channels: usize,
 }
 
@@ -48,7 +48,7 @@ struct Bucket {
 }
 
 #[derive(Clone, Copy)]
-struct Link {
+struct CreatorLink {
     before: u32,
     after: u32,
 }
@@ -83,13 +83,13 @@ impl Creators {
     pub fn list(&mut self, slot: u32, bucket: u16) {
         let at = slot as usize;
         if self.links.len() <= at {
-            self.links.resize(at + 1, Link { before: ABSENT, after: ABSENT });
+            self.links.resize(at + 1, CreatorLink { before: ABSENT, after: ABSENT });
         }
         if self.links[at].before != ABSENT {
             return;
         }
         let last = std::mem::replace(&mut self.buckets[usize::from(bucket)].last, slot);
-        self.links[at] = Link { before: last, after: END };
+        self.links[at] = CreatorLink { before: last, after: END };
         match last {
             END => self.buckets[usize::from(bucket)].first = slot,
             last => self.links[last as usize].after = slot,
@@ -99,7 +99,8 @@ impl Creators {
     /// It has some again, or is no more.
     pub fn unlist(&mut self, slot: u32, bucket: u16) {
         let Some(link) = self.links.get_mut(slot as usize) else { return };
-        let Link { before, after } = std::mem::replace(link, Link { before: ABSENT, after: ABSENT });
+        let CreatorLink { before, after } =
+            std::mem::replace(link, CreatorLink { before: ABSENT, after: ABSENT });
         if before == ABSENT {
             return;
         }

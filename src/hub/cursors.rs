@@ -32,17 +32,17 @@ const HOLES_MAX: usize = 16;
 
 /// What one device has of a channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
+pub struct MemberCursor {
     /// Never below `read`.
     pub received: Offset,
     pub read: Offset,
 }
 
-impl Cursor {
+impl MemberCursor {
     /// The higher of both.
-    fn merge(self, other: Cursor) -> Cursor {
+    fn merge(self, other: MemberCursor) -> MemberCursor {
         let read = self.read.max(other.read);
-        Cursor { received: self.received.max(other.received).max(read), read }
+        MemberCursor { received: self.received.max(other.received).max(read), read }
     }
 }
 
@@ -81,7 +81,7 @@ pub struct AckCall {
     /// One for each channel.
     pub requests: Vec<AckRequest>,
     /// What is known already, by the places in the call. The others are to be filled in.
-    pub outcomes: Vec<Result<Cursor, ErrorCode>>,
+    pub outcomes: Vec<Result<MemberCursor, ErrorCode>>,
 }
 
 /// A cursor and whose it is.
@@ -90,7 +90,7 @@ pub struct NamedCursor {
     pub user: UserName,
     /// Empty: none.
     pub device: UserName,
-    pub cursor: Cursor,
+    pub cursor: MemberCursor,
 }
 
 /// How far a user has come in one channel.
@@ -101,12 +101,12 @@ pub struct UserCursors {
     pub read: Offset,
     /// In the order of names; an empty one is that of no device.
     /// Bound: [`DEVICES_MAX`].
-    pub devices: Vec<(UserName, Cursor)>,
+    pub devices: Vec<(UserName, MemberCursor)>,
 }
 
 /// There is no room for one cursor more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct CursorsFull;
 
 /// Number of a name in [`Names`]; 0 is the empty one.
 type NameId = u32;
@@ -129,23 +129,23 @@ const _: () = assert!(size_of::<Row>() == 24, "what a group's cursors cost");
 const MOVED: u32 = 1 << 31;
 
 impl Row {
-    fn new(user: NameId, device: NameId, cursor: Cursor) -> Row {
+    fn new(user: NameId, device: NameId, cursor: MemberCursor) -> Row {
         let halves = |offset: Offset| [offset.0 as u32, (offset.0 >> 32) as u32];
         let ([a, b], [c, d]) = (halves(cursor.received), halves(cursor.read));
         Row { user, device, offsets: [a, b & !MOVED, c, d] }
     }
 
     /// What the backend has heard stays what it was.
-    fn set(&mut self, cursor: Cursor) {
+    fn set(&mut self, cursor: MemberCursor) {
         let moved = self.offsets[1] & MOVED;
         *self = Row::new(self.user, self.device, cursor);
         self.offsets[1] |= moved;
     }
 
-    fn cursor(&self) -> Cursor {
+    fn cursor(&self) -> MemberCursor {
         let whole = |low: u32, high: u32| Offset(u64::from(high) << 32 | u64::from(low));
         let [a, b, c, d] = self.offsets;
-        Cursor { received: whole(a, b & !MOVED), read: whole(c, d) }
+        MemberCursor { received: whole(a, b & !MOVED), read: whole(c, d) }
     }
 
     fn key(&self) -> (NameId, NameId) {
@@ -171,9 +171,9 @@ pub struct Cursors {
 
 /// What became of an acknowledgement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moved {
+pub struct CursorMoved {
     /// Of the device, now.
-    pub cursor: Cursor,
+    pub cursor: MemberCursor,
     /// What the user has read on any device.
     pub read: Offset,
     /// It is farther than before, or there was none.
@@ -199,15 +199,15 @@ impl Cursors {
     /// A device has come so far. At most `rows_max` rows, and one for this one where that is allowed by `room`.
     ///
     /// # Errors
-    /// [`Full`]: it would need another row, and there is no room for it.
+    /// [`CursorsFull`]: it would need another row, and there is no room for it.
     pub fn ack(
         &mut self,
         user: &UserName,
         device: &UserName,
-        to: Cursor,
+        to: MemberCursor,
         room: impl FnOnce(usize) -> bool,
         names: &mut Names,
-    ) -> Result<Moved, Full> {
+    ) -> Result<CursorMoved, CursorsFull> {
         let known = names.find(user).map(|id| (id, self.range(id)));
         let at = known.as_ref().and_then(|(id, range)| {
             let device = names.find(device)?;
@@ -220,9 +220,9 @@ impl Cursors {
             let cursor = before.merge(to);
             row.set(cursor);
             let read = self.read_in(row_range(&self.rows, at));
-            return Ok(Moved { cursor, read, moved: cursor != before, added: 0 });
+            return Ok(CursorMoved { cursor, read, moved: cursor != before, added: 0 });
         }
-        let (mut cursor, mut added) = (Cursor::default().merge(to), 1);
+        let (mut cursor, mut added) = (MemberCursor::default().merge(to), 1);
         if let Some((_, range)) = known.filter(|(_, range)| !range.is_empty()) {
             // The first of a user's rows is the one without a device, if there is one.
             let replaced = match self.rows[range.start].device {
@@ -238,36 +238,36 @@ impl Cursors {
                 match row.device {
                     0 => cursor = cursor.merge(row.cursor()),
                     // What was read on it stays read.
-                    _ => cursor = cursor.merge(Cursor { received: Offset(0), read: row.cursor().read }),
+                    _ => cursor = cursor.merge(MemberCursor { received: Offset(0), read: row.cursor().read }),
                 }
             }
         }
         if added == 1 && !room(self.rows.len()) {
-            return Err(Full);
+            return Err(CursorsFull);
         }
         let at = self.insert(user, device, cursor, names);
         let read = self.read_in(row_range(&self.rows, at));
-        Ok(Moved { cursor, read, moved: true, added })
+        Ok(CursorMoved { cursor, read, moved: true, added })
     }
 
     /// Makes a user a member that has everything up to `at`. False: it is one already.
     ///
     /// # Errors
-    /// [`Full`].
+    /// [`CursorsFull`].
     pub fn add(
         &mut self,
         user: &UserName,
         at: Offset,
         room: impl FnOnce(usize) -> bool,
         names: &mut Names,
-    ) -> Result<bool, Full> {
+    ) -> Result<bool, CursorsFull> {
         if names.find(user).is_some_and(|id| !self.range(id).is_empty()) {
             return Ok(false);
         }
         if !room(self.rows.len()) {
-            return Err(Full);
+            return Err(CursorsFull);
         }
-        self.insert(user, &UserName::default(), Cursor { received: at, read: at }, names);
+        self.insert(user, &UserName::default(), MemberCursor { received: at, read: at }, names);
         Ok(true)
     }
 
@@ -292,7 +292,7 @@ impl Cursors {
         room: impl FnOnce(usize) -> bool,
         names: &mut Names,
     ) -> Option<usize> {
-        let cursor = Cursor::default().merge(named.cursor);
+        let cursor = MemberCursor::default().merge(named.cursor);
         let known = names.find(&named.user).zip(names.find(&named.device));
         let at = known.and_then(|key| self.rows.binary_search_by_key(&key, Row::key).ok());
         if let Some(at) = at {
@@ -320,7 +320,7 @@ impl Cursors {
         &'c self,
         user: &str,
         names: &'c Names,
-    ) -> impl Iterator<Item = (&'c UserName, Cursor)> + use<'c> {
+    ) -> impl Iterator<Item = (&'c UserName, MemberCursor)> + use<'c> {
         let range = names.find(user).map_or(0..0, |id| self.range(id));
         self.rows[range].iter().map(|row| (names.get(row.device), row.cursor()))
     }
@@ -375,23 +375,29 @@ impl Cursors {
     pub fn restart(&mut self) {
         self.holes.clear();
         for row in &mut self.rows {
-            *row = Row::new(row.user, row.device, Cursor::default());
+            *row = Row::new(row.user, row.device, MemberCursor::default());
         }
     }
 
     /// Every member, and what it has of all its devices together.
-    pub fn members<'c>(&'c self, names: &'c Names) -> impl Iterator<Item = (&'c UserName, Cursor)> + use<'c> {
+    pub fn members<'c>(
+        &'c self,
+        names: &'c Names,
+    ) -> impl Iterator<Item = (&'c UserName, MemberCursor)> + use<'c> {
         self.rows.chunk_by(|a, b| a.user == b.user).map(|rows| {
-            let all = rows.iter().map(Row::cursor).fold(Cursor::default(), Cursor::merge);
+            let all = rows.iter().map(Row::cursor).fold(MemberCursor::default(), MemberCursor::merge);
             (names.get(rows[0].user), all)
         })
     }
 
     /// What a user has of all devices together, and whether it is a member.
-    pub fn all_of(&self, user: &str, names: &Names) -> (Cursor, bool) {
+    pub fn all_of(&self, user: &str, names: &Names) -> (MemberCursor, bool) {
         let range = names.find(user).map_or(0..0, |id| self.range(id));
         let is_member = !range.is_empty();
-        (self.rows[range].iter().map(Row::cursor).fold(Cursor::default(), Cursor::merge), is_member)
+        (
+            self.rows[range].iter().map(Row::cursor).fold(MemberCursor::default(), MemberCursor::merge),
+            is_member,
+        )
     }
 
     /// Who has not received what is at the offset on some device.
@@ -473,7 +479,13 @@ impl Cursors {
     }
 
     /// There must be none yet. Where it is.
-    fn insert(&mut self, user: &UserName, device: &UserName, cursor: Cursor, names: &mut Names) -> usize {
+    fn insert(
+        &mut self,
+        user: &UserName,
+        device: &UserName,
+        cursor: MemberCursor,
+        names: &mut Names,
+    ) -> usize {
         let row = Row::new(names.take(user), names.take(device), cursor);
         let at = self.rows.partition_point(|other| other.key() < row.key());
         if self.rows.len() == self.rows.capacity() {

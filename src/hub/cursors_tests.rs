@@ -9,8 +9,8 @@ fn names() -> Names {
     Names::new(RandomState::with_seeds(1, 2, 3, 4))
 }
 
-fn at(received: u64, read: u64) -> Cursor {
-    Cursor { received: Offset(received), read: Offset(read) }
+fn at(received: u64, read: u64) -> MemberCursor {
+    MemberCursor { received: Offset(received), read: Offset(read) }
 }
 
 fn always(_: usize) -> bool {
@@ -21,7 +21,7 @@ fn always(_: usize) -> bool {
 fn the_highest_holds_and_read_is_received() {
     let (mut cursors, mut names) = (Cursors::default(), names());
     let mut ack = |device: &str, to| cursors.ack(&"ann".into(), &device.into(), to, always, &mut names);
-    let moved = |cursor, read, moved, added| Ok(Moved { cursor, read: Offset(read), moved, added });
+    let moved = |cursor, read, moved, added| Ok(CursorMoved { cursor, read: Offset(read), moved, added });
     assert_eq!(ack("phone", at(3, 0)), moved(at(3, 0), 0, true, 1));
     assert_eq!(ack("phone", at(0, 5)), moved(at(5, 5), 5, true, 0));
     assert_eq!(ack("phone", at(4, 2)), moved(at(5, 5), 5, false, 0), "late ones do nothing");
@@ -72,17 +72,17 @@ fn skipped_offsets_are_not_unread() {
 
 /// The devices of each user and where they are, as one would write it down.
 #[derive(Default)]
-struct Plain(BTreeMap<String, BTreeMap<String, Cursor>>);
+struct Plain(BTreeMap<String, BTreeMap<String, MemberCursor>>);
 
 impl Plain {
     fn rows(&self) -> usize {
         self.0.values().map(BTreeMap::len).sum()
     }
 
-    fn ack(&mut self, user: &str, device: &str, to: Cursor, rows_max: usize) -> bool {
+    fn ack(&mut self, user: &str, device: &str, to: MemberCursor, rows_max: usize) -> bool {
         let room = self.rows() < rows_max;
         let devices = self.0.entry(user.to_owned()).or_default();
-        let mut begin = Cursor::default();
+        let mut begin = MemberCursor::default();
         if !devices.contains_key(device) {
             if let Some(nameless) = devices.remove("") {
                 begin = nameless;
@@ -124,9 +124,9 @@ fn cursors_are_what_a_plain_map_says() {
                     let is_member = plain.0.contains_key(&user);
                     let full = !is_member && plain.rows() >= rows_max;
                     let added = cursors.add(&name, at, |rows| rows < rows_max, &mut names);
-                    assert_eq!(added, if full { Err(Full) } else { Ok(!is_member) }, "{seed}:{step}");
+                    assert_eq!(added, if full { Err(CursorsFull) } else { Ok(!is_member) }, "{seed}:{step}");
                     if added == Ok(true) {
-                        let cursor = Cursor { received: at, read: at };
+                        let cursor = MemberCursor { received: at, read: at };
                         plain.0.insert(user, [(String::new(), cursor)].into());
                     }
                 }

@@ -11,7 +11,7 @@ use crate::base::time::Time;
 /// The keys of all channels of one owner. All live equally long, so the oldest is always the first to go.
 pub struct IdempotencyKeys {
     /// Channel life and key → what the first publication was answered.
-    answers: HashMap<Arc<[u8]>, Answer, RandomState>,
+    answers: HashMap<Arc<[u8]>, KeptAnswer, RandomState>,
     /// Bound: `idempotency_keys_max`.
     order: VecDeque<Issued>,
     keys_max: usize,
@@ -22,20 +22,20 @@ pub struct IdempotencyKeys {
 }
 
 #[derive(Clone, Copy)]
-struct Answer {
+struct KeptAnswer {
     position: Position,
     expires: Time,
 }
 
 struct Issued {
-    owner: Owner,
+    owner: KeyOwner,
     key: Arc<[u8]>,
     expires: Time,
 }
 
 /// One life of a channel: its slot in the owner's table, and the number that tells the uses of the slot apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner {
+pub struct KeyOwner {
     pub slot: u32,
     pub life: u64,
 }
@@ -56,7 +56,7 @@ impl IdempotencyKeys {
     }
 
     /// What the publication that brought this key first was answered.
-    pub fn get(&mut self, owner: Owner, key: &str, now: Time) -> Option<Position> {
+    pub fn get(&mut self, owner: KeyOwner, key: &str, now: Time) -> Option<Position> {
         self.scratch.clear();
         self.scratch.extend_from_slice(&owner.life.to_le_bytes());
         self.scratch.extend_from_slice(key.as_bytes());
@@ -72,20 +72,20 @@ impl IdempotencyKeys {
     }
 
     /// Remembers the answer to a key that [`IdempotencyKeys::get`] did not find. False when keys are not kept at all.
-    pub fn insert(&mut self, owner: Owner, key: &str, position: Position, expires: Time) -> bool {
+    pub fn insert(&mut self, owner: KeyOwner, key: &str, position: Position, expires: Time) -> bool {
         if self.keys_max == 0 {
             return false;
         }
         assert!(!self.is_full());
         let key: Arc<[u8]> = owner.life.to_le_bytes().into_iter().chain(key.bytes()).collect();
         // An expired answer that is still there is replaced; its place in `order` goes by without effect.
-        self.answers.insert(key.clone(), Answer { position, expires });
+        self.answers.insert(key.clone(), KeptAnswer { position, expires });
         self.order.push_back(Issued { owner, key, expires });
         true
     }
 
     /// From the key at `from` on, oldest first: whose it is, the key, the answer if it is still given, when it is over.
-    pub fn from(&self, from: usize) -> impl Iterator<Item = (Owner, &str, Option<Position>, Time)> {
+    pub fn from(&self, from: usize) -> impl Iterator<Item = (KeyOwner, &str, Option<Position>, Time)> {
         self.order.range(from.min(self.order.len())..).map(|issued| {
             let key = issued.key.get(size_of::<u64>()..).and_then(|key| std::str::from_utf8(key).ok());
             let answer = self.answers.get(&issued.key).filter(|answer| answer.expires == issued.expires);
@@ -104,7 +104,7 @@ impl IdempotencyKeys {
     }
 
     /// Drops the oldest key if its time is over. Returns whose it was.
-    pub fn drop_expired(&mut self, now: Time) -> Option<Owner> {
+    pub fn drop_expired(&mut self, now: Time) -> Option<KeyOwner> {
         if self.order.front()?.expires > now {
             return None;
         }
@@ -112,7 +112,7 @@ impl IdempotencyKeys {
     }
 
     /// Drops the oldest key. Returns whose it was.
-    pub fn drop_oldest(&mut self) -> Option<Owner> {
+    pub fn drop_oldest(&mut self) -> Option<KeyOwner> {
         let issued = self.order.pop_front()?;
         self.dropped += 1;
         if self.answers.get(&issued.key).is_some_and(|answer| answer.expires <= issued.expires) {
@@ -138,7 +138,7 @@ mod tests {
     use crate::base::ids::{Epoch, Offset};
     use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 
-    const OWNER: Owner = Owner { slot: 3, life: 9 };
+    const OWNER: KeyOwner = KeyOwner { slot: 3, life: 9 };
     const TTL: Time = Time(IDEMPOTENCY_KEY_TTL.as_nanos() as u64);
 
     fn keys(max: usize) -> IdempotencyKeys {
@@ -164,7 +164,7 @@ mod tests {
     fn channels_and_lives_do_not_share_keys() {
         let mut keys = keys(10);
         keys.insert(OWNER, "a", at(1), TTL);
-        assert_eq!(keys.get(Owner { life: 10, ..OWNER }, "a", Time(0)), None);
+        assert_eq!(keys.get(KeyOwner { life: 10, ..OWNER }, "a", Time(0)), None);
         assert_eq!(keys.get(OWNER, "b", Time(0)), None);
         assert_eq!(keys.get(OWNER, "", Time(0)), None);
     }

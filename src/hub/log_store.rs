@@ -15,7 +15,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
 use crate::base::time::Time;
-use crate::hub::idempotency::Owner;
+use crate::hub::idempotency::KeyOwner;
 use crate::record::{PublicationRecord, StoredCursors, StoredPublication, StoredRecord, VersionRecord};
 
 /// Names an append or a read that is not done yet.
@@ -36,7 +36,7 @@ pub enum Durable {
 
 /// A publication on its way to a store.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry<'a> {
+pub struct StoreEntry<'a> {
     pub publication: &'a Arc<Publication>,
     /// What it is answered: where the log stands, when it is kept out of it.
     pub position: Position,
@@ -51,7 +51,7 @@ pub struct Entry<'a> {
     pub bytes: bool,
 }
 
-impl Entry<'_> {
+impl StoreEntry<'_> {
     pub fn to_record(&self) -> StoredRecord {
         let epoch = self.version_epoch.into();
         StoredRecord::Publication(StoredPublication {
@@ -88,7 +88,7 @@ pub enum ReadBack {
 
 /// What was under way is done.
 #[derive(Debug)]
-pub enum Done {
+pub enum StoreDone {
     /// An error: it is not kept and never will be, nor is any later one of its channel that is under way.
     Appended(Result<(), ErrorCode>),
     Read(Publications),
@@ -96,13 +96,13 @@ pub enum Done {
 
 /// Keeps logs besides the owner's memory. Appends of one channel are done in order; a ticket is given once.
 pub trait LogStore: Send {
-    fn append(&mut self, entry: Entry<'_>, now: Time) -> Append;
+    fn append(&mut self, entry: StoreEntry<'_>, now: Time) -> Append;
 
     /// The publications of the log of `end.epoch` after `after` up to `end`, the oldest `limit` of them.
     fn read(&mut self, channel: &str, after: Offset, end: Position, limit: usize) -> ReadBack;
 
     /// What has been done since this was last called, one at a time.
-    fn take_done(&mut self) -> Option<(Ticket, Done)>;
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)>;
 
     /// It wants the publications of all channels, also of those that are not durable.
     fn takes_all(&self) -> bool {
@@ -141,7 +141,7 @@ pub trait LogStore: Send {
 pub struct MemoryOnly;
 
 impl LogStore for MemoryOnly {
-    fn append(&mut self, _: Entry<'_>, _: Time) -> Append {
+    fn append(&mut self, _: StoreEntry<'_>, _: Time) -> Append {
         Append::Done
     }
 
@@ -149,7 +149,7 @@ impl LogStore for MemoryOnly {
         ReadBack::Nothing
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         None
     }
 }
@@ -177,7 +177,7 @@ impl Pending {
 
 /// Appends under way in one life of a channel.
 pub(super) struct ChannelAppends {
-    owner: Owner,
+    owner: KeyOwner,
     /// In offset order.
     /// Bound: [`APPENDS_MAX`](crate::hub::limits::APPENDS_MAX) over all channels.
     queue: VecDeque<Pending>,
@@ -233,11 +233,11 @@ impl Appends {
         self.lives.len()
     }
 
-    pub fn of(&self, owner: Owner) -> Option<&ChannelAppends> {
+    pub fn of(&self, owner: KeyOwner) -> Option<&ChannelAppends> {
         if self.channels.is_empty() { None } else { self.channels.get(&owner.life) }
     }
 
-    pub fn push(&mut self, owner: Owner, pending: Pending) {
+    pub fn push(&mut self, owner: KeyOwner, pending: Pending) {
         self.lives.insert(pending.ticket, owner.life);
         let channel = self.channels.entry(owner.life);
         channel.or_insert_with(|| ChannelAppends { owner, queue: VecDeque::new() }).queue.push_back(pending);
@@ -255,7 +255,7 @@ impl Appends {
     }
 
     /// The next of a channel whose turn it is, with whether it is kept. What is behind one that is not kept is not kept.
-    pub fn take(&mut self) -> Option<(Owner, Pending, Result<(), ErrorCode>)> {
+    pub fn take(&mut self) -> Option<(KeyOwner, Pending, Result<(), ErrorCode>)> {
         while let Some(&life) = self.ready.front() {
             if let Some(channel) = self.channels.get_mut(&life)
                 && let Some(kept) = channel.queue.front().and_then(|first| first.done)

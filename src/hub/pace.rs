@@ -4,7 +4,7 @@ use crate::base::time::Time;
 use crate::hub::limits::{BULK_WAIT_MAX, SPREAD_STEP};
 use crate::hub::requests::Pace;
 use crate::hub::stream::Seq;
-use crate::hub::waiting::Waiting;
+use crate::hub::waiting::WaitingValues;
 use std::time::Duration;
 
 /// What of one channel is held back.
@@ -15,7 +15,7 @@ pub struct Pacing {
     /// Items that no batch has taken yet.
     pub held: Option<Hold>,
     /// Of a value channel: what no batch has taken yet.
-    pub waiting: Option<Box<Waiting>>,
+    pub waiting: Option<Box<WaitingValues>>,
 }
 
 /// The items from `from` on are held back.

@@ -22,7 +22,7 @@ use crate::record::{RecordFault, UserRecord};
 
 /// What the owner of a user says to one of the user's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PlaceVerdict {
     Granted(ConnId),
     /// The new connection is to be closed.
     Rejected(ConnId),
@@ -104,11 +104,11 @@ impl Places {
         user: &UserName,
         (conn, class): (ConnId, Option<DeviceClass>),
         limit: &UserLimit,
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<PlaceVerdict>,
     ) {
         // The anonymous are nobody in particular, and count for nobody.
         if user.is_empty() {
-            return verdicts.push(Verdict::Granted(conn));
+            return verdicts.push(PlaceVerdict::Granted(conn));
         }
         if let Some(class) = class {
             self.classes.insert(conn, class);
@@ -120,10 +120,10 @@ impl Places {
                 let Some(oldest) = oldest.filter(|_| limit.policy == UserPolicy::Replace) else {
                     users.remove(user, conn);
                     self.classes.remove(&conn);
-                    return verdicts.push(Verdict::Rejected(conn));
+                    return verdicts.push(PlaceVerdict::Rejected(conn));
                 };
                 users.remove(user, oldest);
-                verdicts.push(Verdict::Replaced(oldest));
+                verdicts.push(PlaceVerdict::Replaced(oldest));
                 let turnover = self.turnovers.entry(user.clone()).or_default();
                 match turnover.waiting.iter().position(|&waiting| waiting == oldest) {
                     Some(at) => drop(turnover.waiting.remove(at)),
@@ -136,7 +136,7 @@ impl Places {
                 turnover.waiting.push_back(conn);
                 self.grant(users, user, limit, verdicts);
             }
-            None => verdicts.push(Verdict::Granted(conn)),
+            None => verdicts.push(PlaceVerdict::Granted(conn)),
         }
     }
 
@@ -147,7 +147,7 @@ impl Places {
         user: &UserName,
         conn: ConnId,
         limit: &UserLimit,
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<PlaceVerdict>,
     ) {
         users.remove(user, conn);
         self.classes.remove(&conn);
@@ -175,7 +175,7 @@ impl Places {
     }
 
     /// Gives free places to those that wait, the oldest first; one whose class is full lets others pass.
-    fn grant(&mut self, users: &Users, user: &UserName, limit: &UserLimit, verdicts: &mut Vec<Verdict>) {
+    fn grant(&mut self, users: &Users, user: &UserName, limit: &UserLimit, verdicts: &mut Vec<PlaceVerdict>) {
         let Places { turnovers, classes } = self;
         let Some(Turnover { waiting, leaving }) = turnovers.get_mut(user) else { return };
         let mut at = 0;
@@ -193,7 +193,7 @@ impl Places {
                 at += 1;
             } else {
                 waiting.remove(at);
-                verdicts.push(Verdict::Granted(conn));
+                verdicts.push(PlaceVerdict::Granted(conn));
             }
         }
         if waiting.is_empty() && leaving.is_empty() {
@@ -239,7 +239,7 @@ impl Places {
         record: &UserRecord,
         conn_of: &dyn Fn(u64) -> Option<ConnId>,
         limit: &UserLimit,
-        verdicts: &mut Vec<Verdict>,
+        verdicts: &mut Vec<PlaceVerdict>,
     ) -> Result<(), RecordFault> {
         let user = &record.user;
         if user.is_empty() || users.count(user) > 0 || self.turnovers.contains_key(user) {
@@ -364,9 +364,11 @@ mod tests {
                         // In any order between connections, as between shards.
                         let at = prng.usize(..under_way.len());
                         match under_way.remove(at) {
-                            Verdict::Granted(conn) if asking.remove(&conn) => drop(connected.insert(conn)),
-                            Verdict::Granted(_) => {}
-                            Verdict::Rejected(conn) | Verdict::Replaced(conn) => {
+                            PlaceVerdict::Granted(conn) if asking.remove(&conn) => {
+                                drop(connected.insert(conn))
+                            }
+                            PlaceVerdict::Granted(_) => {}
+                            PlaceVerdict::Rejected(conn) | PlaceVerdict::Replaced(conn) => {
                                 if asking.remove(&conn) | connected.remove(&conn) {
                                     left.push(conn);
                                 }
@@ -385,9 +387,9 @@ mod tests {
                 under_way.append(&mut verdicts);
                 for verdict in std::mem::take(&mut under_way) {
                     match verdict {
-                        Verdict::Granted(conn) if asking.remove(&conn) => drop(connected.insert(conn)),
-                        Verdict::Granted(_) => {}
-                        Verdict::Rejected(conn) | Verdict::Replaced(conn) => {
+                        PlaceVerdict::Granted(conn) if asking.remove(&conn) => drop(connected.insert(conn)),
+                        PlaceVerdict::Granted(_) => {}
+                        PlaceVerdict::Rejected(conn) | PlaceVerdict::Replaced(conn) => {
                             if asking.remove(&conn) | connected.remove(&conn) {
                                 left.push(conn);
                             }
@@ -426,7 +428,7 @@ mod tests {
             verdicts
         };
         let conn = ConnId::from_bits;
-        use Verdict::{Granted, Rejected, Replaced};
+        use PlaceVerdict::{Granted, Rejected, Replaced};
         assert_eq!(
             story(UserPolicy::Reject),
             [Granted(conn(1)), Granted(conn(2)), Rejected(conn(3)), Rejected(conn(4))]
@@ -460,7 +462,7 @@ mod tests {
                 &mut verdicts,
             );
         }
-        assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Granted(_))));
+        assert!(verdicts.iter().all(|verdict| matches!(verdict, PlaceVerdict::Granted(_))));
         assert_eq!(verdicts.len(), 3);
     }
 }

@@ -29,7 +29,7 @@ pub struct KnownMembers {
     rare: Option<Box<Rare>>,
     /// How many of the listed ones of each user. Made when there are more than [`SCANNED_MAX`], given up at half of them:
     /// below they are counted when somebody asks.
-    users: Option<Users>,
+    users: Option<UserMembers>,
     /// The roster of the listed members, while somebody still has it.
     roster: Weak<Roster>,
     /// How many are listed.
@@ -41,7 +41,7 @@ pub struct KnownMembers {
 }
 
 #[allow(clippy::box_collection)]
-type Users = Box<HashMap<UserName, u32, RandomState>>;
+type UserMembers = Box<HashMap<UserName, u32, RandomState>>;
 
 const _: () = assert!(size_of::<Members>() <= 16 && size_of::<KnownMembers>() <= 64);
 

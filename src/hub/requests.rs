@@ -11,7 +11,7 @@ pub use crate::base::publication::{Since, SinceEpoch};
 use crate::base::time::Time;
 use crate::base::trace::TraceContext;
 use crate::hub::creators::Creator;
-use crate::hub::cursors::{AckRequest, Cursor, NamedCursor, UserCursors};
+use crate::hub::cursors::{AckRequest, MemberCursor, NamedCursor, UserCursors};
 use crate::hub::log_store::Ticket;
 
 /// How a publication is handed to those who are connected. What is kept and read later does not know of it.
@@ -216,7 +216,7 @@ impl Acked {
 }
 
 /// What the device has received by now, and what its user has read on any device.
-pub type AckOutcome = Result<Cursor, ErrorCode>;
+pub type AckOutcome = Result<MemberCursor, ErrorCode>;
 
 /// Some cursors of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -108,14 +108,14 @@ pub struct Stream {
     /// Offset of the last publication before that.
     base_offset: Offset,
     /// The items. Most channels have none most of the time.
-    held: Option<Box<Held>>,
+    held: Option<Box<StreamItems>>,
 }
 
 const _: () = assert!(size_of::<Stream>() == 24, "what every channel with subscribers has");
 
 /// What a stream has while it has items.
 #[derive(Default)]
-pub struct Held {
+pub struct StreamItems {
     /// Bound: `StreamLimits`, in bytes; what is not delivered yet by the backlog of the shard.
     items: VecDeque<Item>,
     /// Something was lost before the item with this sequence, up to this offset. While `base` is before it, who stands before
@@ -125,7 +125,7 @@ pub struct Held {
 }
 
 /// Room for items that streams of a shard have given up: the next ones take it without an allocation.
-pub type Spares = Vec<Box<Held>>;
+pub type Spares = Vec<Box<StreamItems>>;
 
 /// Bound of [`Spares`]: about as many channels deliver in one turn of a busy shard.
 const SPARES_MAX: usize = 512;

@@ -21,7 +21,7 @@ use crate::hub::sequencer::Version;
 use crate::record::{KeyVersionRecord, PublicationRecord, ValuesRecord, VersionRecord};
 
 /// What a key costs beside its text: its places in two trees, which are half full at worst.
-pub const KEY_BYTES: usize = 2 * (size_of::<(Offset, Entry)>() + size_of::<(Box<str>, Key)>());
+pub const KEY_BYTES: usize = 2 * (size_of::<(Offset, Entry)>() + size_of::<(Box<str>, ValueKey)>());
 
 /// The values of one channel and its newest removals. The newest entry is the channel's top, unless it was dropped.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct ValueLog {
     /// Bound: `keys_max` values and as many removals; `history_bytes_max` over all logs.
     entries: BTreeMap<Offset, Entry>,
     /// The entry of each key.
-    keys: BTreeMap<Box<str>, Key>,
+    keys: BTreeMap<Box<str>, ValueKey>,
     removals: usize,
     floor: Offset,
     /// Offsets between these were given to publications that were lost with the process before.
@@ -38,7 +38,7 @@ pub struct ValueLog {
 }
 
 #[derive(Debug)]
-pub struct Key {
+pub struct ValueKey {
     at: Offset,
     /// The newest that was published of it.
     version: Option<Box<Version>>,
@@ -128,7 +128,7 @@ impl ValueLog {
                 self.take(before)
             }
             None => {
-                self.keys.insert(publication.key().into(), Key { at, version: None });
+                self.keys.insert(publication.key().into(), ValueKey { at, version: None });
                 0
             }
         };
@@ -140,7 +140,7 @@ impl ValueLog {
         if self.keys.contains_key(publication.key()) {
             return 0;
         }
-        self.keys.insert(publication.key().into(), Key { at: publication.offset(), version: None });
+        self.keys.insert(publication.key().into(), ValueKey { at: publication.offset(), version: None });
         self.insert(publication, expires)
     }
 

@@ -12,7 +12,7 @@ use crate::hub::stream::{Item, Stream};
 
 /// Values on their way into a channel's stream.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingValues {
     /// The last publication before them: the stream's end.
     before: Offset,
     /// Bound: `keys_max` values and as many removals, as the owner has.
@@ -20,9 +20,9 @@ pub struct Waiting {
     keys: BTreeMap<Box<str>, Offset>,
 }
 
-impl Waiting {
-    pub fn behind(before: Offset) -> Waiting {
-        Waiting { before, newest: BTreeMap::new(), keys: BTreeMap::new() }
+impl WaitingValues {
+    pub fn behind(before: Offset) -> WaitingValues {
+        WaitingValues { before, newest: BTreeMap::new(), keys: BTreeMap::new() }
     }
 
     pub fn before(&self) -> Offset {

@@ -36,7 +36,7 @@ pub trait Layer: Send {
     /// pieces, in memory of the layer's. Must consume something unless it reports an end; half a record is kept.
     ///
     /// After an end or a fault nothing plain comes any more: whatever is given is consumed.
-    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Opened<'a>);
+    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, OpenedBytes<'a>);
 
     /// The last plain bytes are not looked at any more, and no more bytes are at hand: memory of theirs is given back.
     fn release(&mut self) {}
@@ -60,8 +60,8 @@ pub trait Layer: Send {
     }
 
     /// Does it. Asked for again when more has come.
-    fn step(&mut self) -> Step {
-        Step::Nothing
+    fn step(&mut self) -> LayerStep {
+        LayerStep::Nothing
     }
 
     /// What the next process needs to go on with it; `None` in its handshake, and for a layer that cannot be moved.
@@ -75,7 +75,7 @@ pub trait Layer: Send {
 
 /// What bytes of a socket came to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Opened<'a> {
+pub enum OpenedBytes<'a> {
     /// Never empty. Writable, so that masks can be taken off in place.
     Plain(&'a mut [u8]),
     /// More is needed, or it was for the layer itself.
@@ -96,7 +96,7 @@ pub enum StepKind {
 
 /// What a step came to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum LayerStep {
     /// More is needed.
     Nothing,
     /// The layer is ready.
@@ -108,7 +108,7 @@ pub enum Step {
         /// Bytes of the socket that came behind the handshake: to be opened next.
         rest: Vec<u8>,
     },
-    /// As [`Opened::Fault`].
+    /// As [`OpenedBytes::Fault`].
     Fault(Fault),
 }
 

@@ -16,7 +16,7 @@ use crate::base::ids::ListenerId;
 use crate::config::Config;
 use crate::config::places::Listener;
 use crate::control::ApiSocket;
-use crate::driver::listener::{Bind, ListenerOptions, UnixSocket, take_handed_over};
+use crate::driver::listener::{Bind, ListenOptions, UnixSocket, take_handed_over};
 
 /// Sockets of the service manager, and where each listens.
 pub struct Activated(Vec<(ListenAddress, OwnedFd)>);
@@ -45,7 +45,7 @@ impl Activated {
     ///
     /// # Errors
     /// When a listener of the configuration is not among the sockets, or a socket not in the configuration.
-    pub fn prepare(mut self, config: &Config) -> io::Result<(Vec<ListenerOptions>, Vec<ApiSocket>)> {
+    pub fn prepare(mut self, config: &Config) -> io::Result<(Vec<ListenOptions>, Vec<ApiSocket>)> {
         let (mut clients, mut api) = (Vec::new(), Vec::new());
         for listener in &config.listeners() {
             let Listener { key, address, proxy_protocol, .. } = listener;
@@ -57,7 +57,7 @@ impl Activated {
                 (ListenAddress::Tcp(_), true) => api.push(ApiSocket::tcp(tcp(socket)?)?),
                 (ListenAddress::Tcp(_), false) => {
                     let place = ListenerId(clients.len() as u8);
-                    clients.push(ListenerOptions {
+                    clients.push(ListenOptions {
                         bind: Bind::Inherited(place, Arc::new(tcp(socket)?)),
                         addresses: *proxy_protocol || config.needs_addresses(),
                     });

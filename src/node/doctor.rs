@@ -28,7 +28,7 @@ const ABSENT_MAX: f64 = 0.005;
 /// Examines the host, prints what it finds. Exit code 0: nothing is short; 1: something is; 2: it could not be found out.
 pub fn run(start: &Start, diagnosis: &Diagnosis) -> ExitCode {
     let connections = diagnosis.connections.unwrap_or(start.plan.connections_max);
-    let mut report = Report::default();
+    let mut report = DoctorReport::default();
     examine(start, connections, &mut report);
     let host = host_settings(connections, &diagnosis.root);
     let (text, short) = match &host {
@@ -53,12 +53,12 @@ pub fn run(start: &Start, diagnosis: &Diagnosis) -> ExitCode {
 }
 
 #[derive(Default)]
-struct Report {
+struct DoctorReport {
     text: String,
     short: bool,
 }
 
-impl Report {
+impl DoctorReport {
     fn say(&mut self, holds: bool, what: &str, cost: &str) {
         let _ = if holds {
             writeln!(self.text, "ok     {what}")
@@ -75,7 +75,7 @@ impl Report {
 }
 
 /// What the daemon finds out by itself.
-fn examine(start: &Start, connections: u32, report: &mut Report) {
+fn examine(start: &Start, connections: u32, report: &mut DoctorReport) {
     let config = &start.config;
     let shards = config.shard_count();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -152,7 +152,7 @@ fn descriptors(
     room: Room,
     connections: u32,
     descriptors: Descriptors,
-    report: &mut Report,
+    report: &mut DoctorReport,
 ) {
     let limit = descriptors.limit;
     let each = match chosen {
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_miss_has_its_cost_below_it() {
-        let mut report = Report::default();
+        let mut report = DoctorReport::default();
         report.say(true, "one", "nothing");
         report.say(false, "two = 1, wanted 2", "is slow");
         assert_eq!(report.text, "ok     one\nSHORT  two = 1, wanted 2\n       is slow\n");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::address::ListenAddress;
 use crate::base::ids::ShardId;
 use crate::control::reload::Told;
-use crate::node::upgrade::request::Asked;
+use crate::node::upgrade::request::AskedUpgrade;
 
 /// How long the end of the process waits for the reader of its log.
 pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ pub enum Incident {
     /// The configuration is to be read again. Who asks hears what came of it; a signal asks without listening.
     Reload(Option<Told>),
     /// Another process is to take the place of this one.
-    Upgrade(Asked),
+    Upgrade(AskedUpgrade),
     /// A shard cannot go on; nor can the node without it.
     ShardFailed(ShardId, String),
     /// The engine's server does not let this node in.

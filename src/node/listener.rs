@@ -16,7 +16,7 @@ use crate::base::ids::ListenerId;
 use crate::config::Config;
 use crate::config::places::Listener;
 use crate::control::ApiSocket;
-use crate::driver::listener::{Bind, ListenerOptions, UnixSocket, find_occupant};
+use crate::driver::listener::{Bind, ListenOptions, UnixSocket, find_occupant};
 use crate::record::{ListenerRecord, ListenerUse};
 
 /// With io_uring the kernel closes a listener up to 50 ms after the end of a killed process. A host with ten processes for each
@@ -28,9 +28,9 @@ const BACKLOG: i32 = 1024;
 
 /// What is bound before shards are made.
 #[derive(Default)]
-pub struct Places {
+pub struct ListenerPlaces {
     /// What the drivers listen at, in the order of [`Config::shard_listeners`].
-    pub clients: Vec<ListenerOptions>,
+    pub clients: Vec<ListenOptions>,
     /// What the API alone is served at.
     pub api: Vec<ApiSocket>,
     /// For each of `clients`, the ports of the process before this one: each was a shard's.
@@ -40,19 +40,19 @@ pub struct Places {
 }
 
 /// What systemd has bound: its files are not ours to remove.
-impl From<(Vec<ListenerOptions>, Vec<ApiSocket>)> for Places {
-    fn from((clients, api): (Vec<ListenerOptions>, Vec<ApiSocket>)) -> Places {
-        Places { clients, api, ..Places::default() }
+impl From<(Vec<ListenOptions>, Vec<ApiSocket>)> for ListenerPlaces {
+    fn from((clients, api): (Vec<ListenOptions>, Vec<ApiSocket>)) -> ListenerPlaces {
+        ListenerPlaces { clients, api, ..ListenerPlaces::default() }
     }
 }
 
-impl Places {
+impl ListenerPlaces {
     /// Where one of so many shards listens. Every socket of the process before is served, by however many shards.
-    pub fn of_shard(&self, shard: usize, shards: usize) -> Vec<ListenerOptions> {
+    pub fn of_shard(&self, shard: usize, shards: usize) -> Vec<ListenOptions> {
         let mut listeners = self.clients.clone();
         let mut more = Vec::new();
         for (place, sockets) in self.inherited.iter().enumerate() {
-            let options = |socket: &Arc<TcpListener>| ListenerOptions {
+            let options = |socket: &Arc<TcpListener>| ListenOptions {
                 bind: Bind::Inherited(ListenerId(place as u8), Arc::clone(socket)),
                 addresses: self.clients[place].addresses,
             };
@@ -87,9 +87,9 @@ impl Files {
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn inherit(config: &Config, listeners: Vec<(ListenerRecord, OwnedFd)>) -> io::Result<Places> {
+pub fn inherit(config: &Config, listeners: Vec<(ListenerRecord, OwnedFd)>) -> io::Result<ListenerPlaces> {
     let mut left: Vec<Option<(ListenerRecord, OwnedFd)>> = listeners.into_iter().map(Some).collect();
-    let mut places = Places::default();
+    let mut places = ListenerPlaces::default();
     for listener in &config.listeners() {
         let (address, is_api) = (listener.address.to_string(), listener.is_api_port());
         let is_meant = |record: &ListenerRecord| {
@@ -118,7 +118,7 @@ pub fn inherit(config: &Config, listeners: Vec<(ListenerRecord, OwnedFd)>) -> io
     Ok(places)
 }
 
-impl Places {
+impl ListenerPlaces {
     /// Sockets of the process before this one, all at one address.
     fn take(
         &mut self,
@@ -132,7 +132,7 @@ impl Places {
         match (ListenAddress::parse(&model.address).map_err(invalid)?, listener.is_api_port()) {
             (ListenAddress::Tcp(bound), false) => {
                 self.inherited.resize(self.clients.len(), Vec::new());
-                self.clients.push(ListenerOptions {
+                self.clients.push(ListenOptions {
                     bind: Bind::Tcp(bound, listener.ipv6_only),
                     addresses: listener.proxy_protocol || config.needs_addresses(),
                 });
@@ -165,7 +165,7 @@ impl Places {
         match (address, listener.is_api_port()) {
             (ListenAddress::Tcp(tcp), false) => {
                 wait(key, address, PATIENCE, || probe(*tcp, *ipv6_only))?;
-                self.clients.push(ListenerOptions {
+                self.clients.push(ListenOptions {
                     bind: Bind::Tcp(*tcp, *ipv6_only),
                     addresses: *proxy_protocol || config.needs_addresses(),
                 });
@@ -194,7 +194,7 @@ impl Places {
 ///
 /// # Errors
 /// When one of them cannot be bound.
-pub fn prepare(config: &Config) -> io::Result<Places> {
+pub fn prepare(config: &Config) -> io::Result<ListenerPlaces> {
     let all = config.listeners();
     // Ports first: a start that is refused for one of them has touched nothing.
     for Listener { key, address, ipv6_only, .. } in &all {
@@ -202,7 +202,7 @@ pub fn prepare(config: &Config) -> io::Result<Places> {
             wait(key, address, PATIENCE, || probe(tcp, *ipv6_only))?;
         }
     }
-    let mut places = Places::default();
+    let mut places = ListenerPlaces::default();
     all.iter().try_for_each(|listener| places.add(config, listener))?;
     Ok(places)
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::config::look::{Look, LookTask};
-use crate::config::orders::Order;
+use crate::config::orders::NodeCommand;
 use crate::node::terminal::{LookFault, encoded, moment, safe, text};
 use crate::node::{listen, orders};
 
@@ -171,14 +171,14 @@ fn top(task: &LookTask, every: Duration, rounds: Option<u64>) -> Result<(), Look
 // --- asking
 
 fn get(config: &Config, path: &str) -> Result<Value, LookFault> {
-    call(config, Order { method: "GET", path: path.to_owned().into(), body: String::new() })
+    call(config, NodeCommand { method: "GET", path: path.to_owned().into(), body: String::new() })
 }
 
 fn post(config: &Config, path: &'static str, body: &Value) -> Result<Value, LookFault> {
-    call(config, Order { method: "POST", path: path.into(), body: body.to_string() })
+    call(config, NodeCommand { method: "POST", path: path.into(), body: body.to_string() })
 }
 
-fn call(config: &Config, order: Order) -> Result<Value, LookFault> {
+fn call(config: &Config, order: NodeCommand) -> Result<Value, LookFault> {
     let (status, body) = orders::ask(config, &order).map_err(LookFault::Unasked)?;
     let answer = serde_json::from_str::<Value>(&body);
     match (status, answer) {

@@ -58,12 +58,12 @@ use crate::config::cli::Start;
 use crate::config::machine::Machine;
 use crate::config::{Config, DriverChoice, Secret, Shutdown};
 use crate::control::random_id;
-use crate::control::reload::Outcome;
+use crate::control::reload::ReloadOutcome;
 use crate::control::{self, ControlOptions, NotReady, OtherNodes, ReloadBox};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
-use crate::driver::{Bind, Driver, DriverOptions, ListenerOptions, SocketOptions};
+use crate::driver::{Bind, Driver, DriverOptions, ListenOptions, SocketOptions};
 use crate::hub::OwnedChannels;
 use crate::node::activation::Activated;
 use crate::node::announce::announce;
@@ -75,11 +75,12 @@ use crate::node::notify::Notify;
 use crate::node::reload::Reloader;
 use crate::node::shard_options::{shard_options, tunnel_options, wall_ms};
 use crate::node::upgrade::{
-    Arriving, Asked, DevelopmentApi, EndedShards, Leaving, Origin, Running, depart, draining, interruption,
+    Arriving, AskedUpgrade, DevelopmentApi, EndedShards, Leaving, ProcessOrigin, Running, depart, draining,
+    interruption,
 };
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{ControlPlane, ControlRequest};
-use crate::shard::mailbox::Inbox;
+use crate::shard::mailbox::ShardInbox;
 use crate::shard::router::Router;
 use crate::shard::{Shard, ShardOptions, Tick};
 
@@ -94,7 +95,7 @@ pub fn run(mut start: Start) -> ExitCode {
     }
     sandbox.say();
     // Before its file can be another one.
-    let origin = Origin::find();
+    let origin = ProcessOrigin::find();
     let code = match origin.and_then(|origin| follow(&mut start, &origin)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -107,7 +108,7 @@ pub fn run(mut start: Start) -> ExitCode {
 }
 
 /// Serves, in the place of another process if there is one.
-fn follow(start: &mut Start, origin: &Origin) -> io::Result<()> {
+fn follow(start: &mut Start, origin: &ProcessOrigin) -> io::Result<()> {
     let Some(wire) = upgrade::inherited() else { return serve(start, origin, &mut None) };
     let greeted = Arriving::greet(wire?, start.config.shard_count());
     let served = greeted.map_err(|fault| upgrade::error_of(&fault)).and_then(|before| {
@@ -130,7 +131,7 @@ fn follow(start: &mut Start, origin: &Origin) -> io::Result<()> {
     }
 }
 
-fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::Result<()> {
+fn serve(start: &Start, origin: &ProcessOrigin, before: &mut Option<Arriving>) -> io::Result<()> {
     let notify = Arc::new(Notify::from_env());
     let Start { config, warnings, plan, .. } = start;
     for warning in warnings {
@@ -164,8 +165,8 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         tracing::debug!("turns of the scheduler stay as long as they are: {error}");
     }
 
-    let inboxes: Arc<[Arc<Inbox>]> =
-        (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
+    let inboxes: Arc<[Arc<ShardInbox>]> =
+        (0..shards).map(|_| Arc::new(ShardInbox::new(config.limits.inbox_messages))).collect();
     let router = Router::new(inboxes, secret::words()?);
     let client_ids = match before {
         Some(before) => upgrade::client_ids(&before.node)?,
@@ -196,7 +197,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         let incidents = incidents.clone();
         move |told| incidents.try_send(Incident::Reload(Some(told))).is_ok()
     };
-    let upgrades = upgrade::Counts::default();
+    let upgrades = upgrade::UpgradeCounts::default();
     if let Some(before) = before {
         upgrades.restore(&before.node.upgrades);
     }
@@ -235,7 +236,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     let running = Running::default();
     // Before anybody can know that this runs: a signal must not find the default action.
     let on_user_2 = running.clone();
-    let on_user_2 = move || on_user_2.start().map(Asked::by_signal).map(Incident::Upgrade);
+    let on_user_2 = move || on_user_2.start().map(AskedUpgrade::by_signal).map(Incident::Upgrade);
     signals::watch(incidents.clone(), Box::new(on_user_2))?;
     let ended_shards = EndedShards::default();
     let mut threads = Vec::new();
@@ -278,7 +279,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
             Incident::Upgrade(asked) => asked.failed("the node has not started yet"),
         }
     }
-    let clients: Vec<ListenAddress> = places.clients.iter().map(ListenerOptions::address).collect();
+    let clients: Vec<ListenAddress> = places.clients.iter().map(ListenOptions::address).collect();
     // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
     drop(places);
     let mut socket = None;
@@ -411,7 +412,7 @@ fn collectors(config: &Config, layers: &NodeLayers, options: &ShardOptions) -> V
     layers.collector().into_iter().chain(admission).chain([blocks]).collect()
 }
 
-fn say_reloaded(outcome: &Outcome) {
+fn say_reloaded(outcome: &ReloadOutcome) {
     match outcome {
         Ok(changed) if changed.is_empty() => tracing::info!("configuration read again: nothing has changed"),
         Ok(changed) => changed.iter().for_each(|change| tracing::info!("changed: {change}")),
@@ -507,7 +508,7 @@ fn choose_driver(
     choose(driver_kind(config.driver), &driver_options(config, room, Vec::new()))
 }
 
-fn driver_options(config: &Config, room: Room, listeners: Vec<ListenerOptions>) -> DriverOptions {
+fn driver_options(config: &Config, room: Room, listeners: Vec<ListenOptions>) -> DriverOptions {
     DriverOptions {
         listeners,
         sockets_max: room.sockets_max,

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::base::address::{ListenAddress, Serves};
-use crate::config::orders::{Order, OrderTask};
+use crate::config::orders::{NodeCommand, OrderTask};
 use crate::config::{Config, Secret};
 use crate::node::upgrade::development;
 
@@ -35,7 +35,7 @@ pub fn run(task: &OrderTask) -> ExitCode {
 ///
 /// # Errors
 /// Why there is none.
-pub fn ask(config: &Config, order: &Order) -> Result<(u16, String), String> {
+pub fn ask(config: &Config, order: &NodeCommand) -> Result<(u16, String), String> {
     let (address, key) = api_of(config)?;
     let request = format!(
         "{} {} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Type: application/json\r\n\

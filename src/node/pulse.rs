@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::base::ids::ShardId;
 use crate::control::{NotReady, Readiness};
 use crate::node::notify::Notify;
-use crate::shard::control_request::{ControlRequest, Reply};
+use crate::shard::control_request::{ControlReply, ControlRequest};
 use crate::shard::router::Router;
 
 /// How often shards are asked. An idle one wakes every second anyway.
@@ -35,7 +35,7 @@ impl Pulse {
         }
         if !self.asked {
             let answered = Arc::clone(&self.answered);
-            let reply = Reply::new(move |answer: Result<(), _>| {
+            let reply = ControlReply::new(move |answer: Result<(), _>| {
                 if answer.is_ok() {
                     answered.store(true, Ordering::Relaxed);
                 }
@@ -82,11 +82,11 @@ pub fn watch(router: Router, readiness: Arc<Readiness>, notify: Arc<Notify>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::mailbox::{Inbox, ShardMessage};
+    use crate::shard::mailbox::{ShardInbox, ShardMessage};
 
     #[test]
     fn a_shard_that_does_not_answer_is_stuck_and_one_that_answers_again_is_not() {
-        let inbox = Arc::new(Inbox::new(1));
+        let inbox = Arc::new(ShardInbox::new(1));
         let router = Router::new(Arc::from([Arc::clone(&inbox)]), [1; 4]);
         let began = Instant::now();
         let mut pulse = Pulse { shard: ShardId(0), answered: Arc::default(), asked: false, last: began };

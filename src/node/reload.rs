@@ -14,14 +14,14 @@ use crate::config::cli::{GivenToProcess, Start};
 use crate::config::reload::{PlacedTunnel, changes, place_tunnels};
 use crate::config::{Config, MemoryPlan, Shutdown};
 use crate::control::live::Live;
-use crate::control::reload::Outcome;
+use crate::control::reload::ReloadOutcome;
 use crate::engine::RunningEngine;
 use crate::node::clock::unix_s;
 use crate::node::layers::NodeLayers;
 use crate::node::limits::Room;
 use crate::node::tokens::Tokens;
 use crate::session::token::Verifier;
-use crate::shard::control_request::{ControlRequest, OptionsBox, Reply};
+use crate::shard::control_request::{ControlReply, ControlRequest, OptionsBox};
 use crate::shard::options::TunnelOptions;
 use crate::shard::router::Router;
 use crate::shard::{HttpLimits, ShardOptions};
@@ -96,7 +96,7 @@ impl Reloader {
     ///
     /// # Errors
     /// Every fault, or everything that a running node cannot take: then all is as it was.
-    pub fn reload(&mut self) -> Outcome {
+    pub fn reload(&mut self) -> ReloadOutcome {
         let mut start = self.given.read_again(unix_s()).map_err(|text| {
             text.lines().map(|line| line.trim_start_matches("error: ").to_owned()).collect::<Vec<_>>()
         })?;
@@ -204,7 +204,7 @@ impl Reloader {
         for shard in self.router.every_shard() {
             let order = || {
                 let told = told.clone();
-                let reply = Reply::new(move |_| {
+                let reply = ControlReply::new(move |_| {
                     let _ = told.send(());
                 });
                 ControlRequest::Options(OptionsBox(Arc::clone(&self.options)), reply)

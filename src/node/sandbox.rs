@@ -61,7 +61,7 @@ pub fn enter(config: &Config, file: Option<&Path>) -> Entered {
     let settings = &config.sandbox;
     let mut entered = Entered::default();
     if settings.landlock {
-        let reach = Reach::new(config, file);
+        let reach = SandboxReach::new(config, file);
         match restrict(&reach) {
             Ok(RulesetStatus::NotEnforced) => {
                 entered.problems.push("this kernel has no Landlock: files are not restricted".into());
@@ -82,14 +82,14 @@ pub fn enter(config: &Config, file: Option<&Path>) -> Entered {
 
 /// Which files are in reach.
 #[derive(Debug, PartialEq, Eq)]
-struct Reach {
+struct SandboxReach {
     read: Vec<PathBuf>,
     write: Vec<PathBuf>,
     /// Where unix sockets come and go.
     sockets: Vec<PathBuf>,
 }
 
-impl std::fmt::Display for Reach {
+impl std::fmt::Display for SandboxReach {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let all = |paths: &[PathBuf]| {
             let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
@@ -105,8 +105,8 @@ impl std::fmt::Display for Reach {
     }
 }
 
-impl Reach {
-    fn new(config: &Config, file: Option<&Path>) -> Reach {
+impl SandboxReach {
+    fn new(config: &Config, file: Option<&Path>) -> SandboxReach {
         let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
         let binary = env::current_exe().ok();
         let authorities = env::var_os("SSL_CERT_FILE").map(PathBuf::from);
@@ -133,7 +133,7 @@ impl Reach {
             paths.sort_unstable();
             paths.dedup();
         }
-        Reach { read, write, sockets }
+        SandboxReach { read, write, sockets }
     }
 }
 
@@ -147,7 +147,7 @@ fn folder_or_file(file: &Path) -> PathBuf {
     }
 }
 
-fn restrict(reach: &Reach) -> Result<RulesetStatus, RulesetError> {
+fn restrict(reach: &SandboxReach) -> Result<RulesetStatus, RulesetError> {
     // The store makes its folder where there is none: rules are for what is there.
     for folder in &reach.write {
         use std::os::unix::fs::DirBuilderExt as _;
@@ -240,7 +240,7 @@ mod tests {
         config.store.path = Some(store.display().to_string());
         config.listen_tls = None;
         config.sandbox.seccomp = true;
-        let mut listener = crate::config::Listener::default();
+        let mut listener = crate::config::ListenerEntry::default();
         listener.options.address = Some(ListenAddress::Unix(socket.into()));
         config.listener.push(listener);
         config

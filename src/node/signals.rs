@@ -24,7 +24,7 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>, on_user_2: OnUser2) -> io::R
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut watched = {
         let _inside = runtime.enter();
-        Watched {
+        WatchedSignals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
@@ -44,7 +44,7 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>, on_user_2: OnUser2) -> io::R
     Ok(())
 }
 
-struct Watched {
+struct WatchedSignals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
@@ -54,7 +54,7 @@ struct Watched {
     on_user_2: OnUser2,
 }
 
-impl Watched {
+impl WatchedSignals {
     /// The name of the next signal that ends the node.
     async fn end(&mut self) -> &'static str {
         loop {

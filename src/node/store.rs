@@ -20,7 +20,7 @@ use crate::base::secret;
 use crate::config::Config;
 use crate::config::cli::{StoreJob, StoreTask};
 use crate::control::blocks_kept::BlocksKept;
-use crate::control::events::kept::{FoundEvents, Kept, KeptPlace};
+use crate::control::events::kept::{FoundEvents, KeptEvents, KeptPlace};
 use crate::control::keeper::Keeper;
 use crate::driver;
 use crate::hub::OwnedChannels;
@@ -31,12 +31,12 @@ use crate::node::file_limit;
 use crate::node::store_pause::{Pauses, Relay};
 use crate::record::{BlockRecord, EventEntry, StoredRecord, StoredRun};
 use crate::shard::ShardOptions;
-use crate::shard::mailbox::Inbox;
+use crate::shard::mailbox::ShardInbox;
 use crate::shard::owner;
 use crate::shard::router::Router;
 use crate::store::{
-    Directory, Disk, Health, Queues, Read, Restored, RestoredEvents, Restoring, ShardStore, StoreFault,
-    StoreId, Turn, Wake, Work, Writer, WriterOptions, read_all, tools,
+    Disk, Health, Queues, Restored, RestoredEvents, Restoring, ShardStore, StoreDirectory, StoreFault,
+    StoreId, StoreRead, StoreWork, Writer, WriterOptions, WriterTurn, WriterWake, read_all, tools,
 };
 
 /// How often the writer looks whether there is work of its own.
@@ -104,7 +104,7 @@ pub fn open(
     let (queues, wakes) = queues_of(router);
     let syncs = syncs();
     let lock = directory.lock()?;
-    let disk = Timed { directory, syncs: syncs.clone() };
+    let disk = TimedStep { directory, syncs: syncs.clone() };
     let id = StoreId(u128::from(secret::word()?) << 64 | u128::from(secret::word()?));
     let run = run_of(&options.namespaces, at.wall_ms);
     let settings = writer_options(config);
@@ -114,7 +114,7 @@ pub fn open(
     let of_thread = Arc::clone(&queues);
     let thread = thread::Builder::new()
         .name("store".into())
-        .spawn(move || write_from(Turn::default(), writer, &of_thread, &pauses))?;
+        .spawn(move || write_from(WriterTurn::default(), writer, &of_thread, &pauses))?;
     let found = restored.events.take().map(found_events);
     let (channels, kept) = ends_of(&queues, owners, found, wakes);
     Ok((Some(Store { queues, thread, syncs, relay }), channels, kept))
@@ -134,12 +134,13 @@ pub(super) type Wakes = [Arc<Notify>; 2];
 
 /// One queue for each shard; the last ones are of the log of events, and of blocks.
 pub(super) fn queues_of(router: &Router) -> (Arc<Queues>, Wakes) {
-    let inboxes: Vec<Arc<Inbox>> =
+    let inboxes: Vec<Arc<ShardInbox>> =
         router.every_shard().map(|shard| Arc::clone(router.inbox(shard))).collect();
     let others: Wakes = Default::default();
-    let wakes = inboxes.into_iter().map(|inbox| Box::new(move || inbox.nudge()) as Wake);
-    let queues =
-        Queues::new(wakes.chain(others.clone().map(|wake| Box::new(move || wake.notify_one()) as Wake)));
+    let wakes = inboxes.into_iter().map(|inbox| Box::new(move || inbox.nudge()) as WriterWake);
+    let queues = Queues::new(
+        wakes.chain(others.clone().map(|wake| Box::new(move || wake.notify_one()) as WriterWake)),
+    );
     // Few nodes have events or blocks.
     queues.leave(router.shards());
     queues.leave(router.shards() + 1);
@@ -160,7 +161,7 @@ pub(super) fn ends_of(
     };
     let channels = owners.into_iter().enumerate().map(with_store).collect();
     let keepers = Keepers {
-        events: KeptPlace::new(Kept { found, keeper, wake }),
+        events: KeptPlace::new(KeptEvents { found, keeper, wake }),
         blocks: Some(BlocksKept::new(of_blocks, wake_blocks)),
     };
     (channels, keepers)
@@ -206,10 +207,10 @@ fn found_events(restored: RestoredEvents) -> FoundEvents {
 }
 
 /// A process that was killed just now may hold it a moment longer.
-fn take(path: &Path) -> Result<Directory, StoreFault> {
+fn take(path: &Path) -> Result<StoreDirectory, StoreFault> {
     let began = Instant::now();
     loop {
-        match Directory::open(path, driver::allocate) {
+        match StoreDirectory::open(path, driver::allocate) {
             Err(StoreFault::InUse) if began.elapsed() < IN_USE_PATIENCE => thread::sleep(LOOK / 50),
             opened => return opened,
         }
@@ -247,8 +248,8 @@ pub(super) fn run_of(namespaces: &Namespaces, time_ms: u64) -> StoredRun {
 }
 
 /// The life of the writer's thread, behind a first turn.
-pub(super) fn write_from(first: Turn, mut writer: Writer<Timed>, queues: &Queues, pauses: &Pauses) {
-    let mut said = Said::default();
+pub(super) fn write_from(first: WriterTurn, mut writer: Writer<TimedStep>, queues: &Queues, pauses: &Pauses) {
+    let mut said = StoreSaid::default();
     said.say(first, queues);
     loop {
         let work = queues.wait(LOOK);
@@ -257,7 +258,7 @@ pub(super) fn write_from(first: Turn, mut writer: Writer<Timed>, queues: &Queues
         {
             return;
         }
-        if work == Work::Stop {
+        if work == StoreWork::Stop {
             said.say(writer.close(driver::now()), queues);
             return;
         }
@@ -267,13 +268,13 @@ pub(super) fn write_from(first: Turn, mut writer: Writer<Timed>, queues: &Queues
 
 /// What was logged of the store.
 #[derive(Default)]
-struct Said {
+struct StoreSaid {
     unwritten: u64,
     at: Option<Instant>,
 }
 
-impl Said {
-    fn say(&mut self, turn: Turn, queues: &Queues) {
+impl StoreSaid {
+    fn say(&mut self, turn: WriterTurn, queues: &Queues) {
         match turn.changed {
             Some((Health::Good, why)) => tracing::info!("store: {why}: publications are kept again"),
             Some((Health::Failed, why)) => tracing::error!(
@@ -293,7 +294,7 @@ impl Said {
     }
 }
 
-fn say_restored(path: &str, read: &Read, restored: &Restored, took: Duration) {
+fn say_restored(path: &str, read: &StoreRead, restored: &Restored, took: Duration) {
     tracing::info!(
         "store {path}: {} records of {} bytes in {} files, read in {took:?}{}",
         read.records,
@@ -320,12 +321,12 @@ fn say_restored(path: &str, read: &Read, restored: &Restored, took: Duration) {
 }
 
 /// The directory, and how long its syncs take.
-pub(super) struct Timed {
-    pub directory: Directory,
+pub(super) struct TimedStep {
+    pub directory: StoreDirectory,
     pub syncs: Histogram,
 }
 
-impl Disk for Timed {
+impl Disk for TimedStep {
     fn list(&mut self) -> io::Result<Vec<u64>> {
         self.directory.list()
     }

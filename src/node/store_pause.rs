@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::driver;
 use crate::record::{StoreRecord, StoredRun};
-use crate::store::{Disk, Turn, Writer};
+use crate::store::{Disk, Writer, WriterTurn};
 
 /// How long the writer may take to stop, or to go on: a disk under load takes a second for a sync.
 pub(super) const WRITER_MAX: Duration = Duration::from_secs(5);
@@ -58,7 +58,11 @@ impl Paused {
 
 impl Pause {
     /// For the writer's thread: stands until it is to go on. `Break`: it never is.
-    pub(super) fn hold<D: Disk>(self, writer: &mut Writer<D>, mut say: impl FnMut(Turn)) -> ControlFlow<()> {
+    pub(super) fn hold<D: Disk>(
+        self,
+        writer: &mut Writer<D>,
+        mut say: impl FnMut(WriterTurn),
+    ) -> ControlFlow<()> {
         let (turn, state) = writer.pause(&self.run, driver::now());
         say(turn);
         let stands = state.is_ok();

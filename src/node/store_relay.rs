@@ -24,14 +24,14 @@ use crate::config::Config;
 use crate::driver;
 use crate::node::file_limit;
 use crate::node::store::{
-    Channels, Keepers, Store, Timed, collector, ends_of, owners, queues_of, run_of, syncs, write_from,
+    Channels, Keepers, Store, TimedStep, collector, ends_of, owners, queues_of, run_of, syncs, write_from,
     writer_options,
 };
 use crate::node::store_pause::{Pause, Paused, Relay, WRITER_MAX};
 use crate::record::{StoreRecord, StoredRun};
 use crate::shard::ShardOptions;
 use crate::shard::router::Router;
-use crate::store::{Directory, Queues, Writer, WriterOptions};
+use crate::store::{Queues, StoreDirectory, Writer, WriterOptions};
 
 impl Store {
     /// Shards say nothing more: all that they gave is on disk when this returns, and nothing is written. `theirs` is what the
@@ -129,10 +129,10 @@ impl Coming {
     /// It is another directory, or another store.
     pub fn take(&mut self, state: &StoreRecord, lock: OwnedFd) -> Result<(), String> {
         let failed = |problem: String| format!("store.path = {:?}: {problem}", self.path);
-        let directory = Directory::inherit(&self.path, lock, driver::allocate)
+        let directory = StoreDirectory::inherit(&self.path, lock, driver::allocate)
             .map_err(|fault| failed(fault.to_string()))?;
         let lock = directory.lock().map_err(|error| failed(error.to_string()))?;
-        let disk = Timed { directory, syncs: self.syncs.clone() };
+        let disk = TimedStep { directory, syncs: self.syncs.clone() };
         let mut writer = Writer::behind(disk, state, self.options, Arc::clone(&self.queues), driver::now())
             .map_err(|fault| failed(fault.to_string()))?;
         let (relay, pauses) = Relay::new(lock, self.run.clone());

@@ -12,7 +12,7 @@ use crate::base::bytes::Bytes;
 use crate::config::cli::{TokenJob, TokenTask};
 use crate::config::{Client, Token};
 use crate::control::jwks::{self, Issuer};
-use crate::session::token::keys::{Key, KeyFault};
+use crate::session::token::keys::{KeyFault, TokenKey};
 use crate::session::token::published::PublishedKeys;
 use crate::session::token::{
     ConnectToken, Flaw, SubscribeGrant, SubscribeToken, TokenBasis, TokenFault, TokenOptions, Verifier,
@@ -82,7 +82,7 @@ fn previous(token: &Token, issuers: &mut Issuers<'_>) -> Result<Option<(TokenOpt
         options.hmac_secret = secret.reveal().into();
     }
     if let Some(pem) = &token.previous_public_key {
-        match (Key::rsa(pem), Key::ecdsa(pem), Key::eddsa(pem)) {
+        match (TokenKey::rsa(pem), TokenKey::ecdsa(pem), TokenKey::eddsa(pem)) {
             (Ok(key), ..) => options.rsa = Some(key),
             (_, Ok(key), _) => options.ecdsa = Some(key),
             (_, _, Ok(key)) => options.eddsa = Some(key),
@@ -93,8 +93,9 @@ fn previous(token: &Token, issuers: &mut Issuers<'_>) -> Result<Option<(TokenOpt
 }
 
 fn options(token: &Token, issuers: &mut Issuers<'_>) -> Result<TokenOptions, KeyFault> {
-    let key =
-        |pem: &Option<String>, read: fn(&str) -> Result<Key, KeyFault>| pem.as_deref().map(read).transpose();
+    let key = |pem: &Option<String>, read: fn(&str) -> Result<TokenKey, KeyFault>| {
+        pem.as_deref().map(read).transpose()
+    };
     let shared = token.jwks_url.as_ref().map(|url| {
         let is_same = |Issuer { keys, authorities }: &&Issuer| {
             keys.url() == url && keys.refresh() == token.jwks_refresh && *authorities == token.jwks_ca_file
@@ -113,9 +114,9 @@ fn options(token: &Token, issuers: &mut Issuers<'_>) -> Result<TokenOptions, Key
     Ok(TokenOptions {
         hmac_secret: token.hmac_secret.as_ref().map_or_else(Vec::new, |secret| secret.reveal().into()),
         hmac_secrets: token.further_secrets().filter_map(Result::ok).collect(),
-        rsa: key(&token.rsa_public_key, Key::rsa)?,
-        ecdsa: key(&token.ecdsa_public_key, Key::ecdsa)?,
-        eddsa: key(&token.eddsa_public_key, Key::eddsa)?,
+        rsa: key(&token.rsa_public_key, TokenKey::rsa)?,
+        ecdsa: key(&token.ecdsa_public_key, TokenKey::ecdsa)?,
+        eddsa: key(&token.eddsa_public_key, TokenKey::eddsa)?,
         published: shared,
         audience: token.audience.clone(),
         audience_pattern: token.audience_pattern.clone(),

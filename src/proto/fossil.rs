@@ -17,8 +17,8 @@ pub fn patch(base: &[u8], target: &[u8]) -> Option<Vec<u8>> {
     }
     // Positions are 32 bits: what is longer is sent whole.
     u32::try_from(base.len()).ok()?;
-    let blocks = Blocks::of(base);
-    let mut patch = Patch::new(target);
+    let blocks = SourceBlocks::of(base);
+    let mut patch = PatchWriter::new(target);
     let mut at = 0;
     // The same bytes at the beginning need no search.
     let same = base.iter().zip(target).take_while(|(a, b)| a == b).count();
@@ -51,15 +51,15 @@ pub fn patch(base: &[u8], target: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// Where blocks of the earlier payload are, by their hash.
-struct Blocks {
+struct SourceBlocks {
     places: Vec<u32>,
     mask: usize,
 }
 
-impl Blocks {
-    fn of(base: &[u8]) -> Blocks {
+impl SourceBlocks {
+    fn of(base: &[u8]) -> SourceBlocks {
         let size = (base.len() / BLOCK * 2).next_power_of_two();
-        let mut blocks = Blocks { places: vec![NONE; size], mask: size - 1 };
+        let mut blocks = SourceBlocks { places: vec![NONE; size], mask: size - 1 };
         // The first of equal ones: the last is put there first.
         for at in (0..base.len() - BLOCK + 1).step_by(BLOCK).rev() {
             let place = blocks.place(&base[at..at + BLOCK]);
@@ -86,19 +86,19 @@ impl Blocks {
 }
 
 /// A patch that is being written.
-struct Patch<'t> {
+struct PatchWriter<'t> {
     out: Vec<u8>,
     target: &'t [u8],
     /// Bytes of the target that are in it.
     written: usize,
 }
 
-impl<'t> Patch<'t> {
-    fn new(target: &'t [u8]) -> Patch<'t> {
+impl<'t> PatchWriter<'t> {
+    fn new(target: &'t [u8]) -> PatchWriter<'t> {
         let mut out = Vec::with_capacity(64);
         write_number(&mut out, target.len());
         out.push(b'\n');
-        Patch { out, target, written: 0 }
+        PatchWriter { out, target, written: 0 }
     }
 
     /// Takes `len` bytes of the target at `at` from the earlier payload at `from`, at least a block, as far as they are whole

@@ -167,7 +167,7 @@ impl Wire {
         }
     }
 
-    /// Appends messages, as a [`Batch`](crate::proto::centrifuge::Batch) has written them, in what carries them.
+    /// Appends messages, as a [`ReplyBatch`](crate::proto::centrifuge::ReplyBatch) has written them, in what carries them.
     pub fn write_messages(self, out: &mut Vec<u8>, messages: &[u8]) {
         let lines = || messages.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         match self.carrier {

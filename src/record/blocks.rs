@@ -1,7 +1,7 @@
 //! Records of users that are blocked and tokens that are revoked.
 
 use crate::base::blocks::{BlockChange, BlockOf, Terms};
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::record;
 
 record! {
@@ -23,7 +23,7 @@ record! {
 }
 
 impl Record for BlocksPart {
-    const KIND: Kind = Kind::Blocks;
+    const KIND: RecordKind = RecordKind::Blocks;
 }
 
 impl BlockRecord {

@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::ids::{ChannelName, ClientId, Epoch, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Encoded, Publication};
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::{choice, record};
 use crate::record::moment::Moment;
 
@@ -272,15 +272,15 @@ impl InfoRecord {
 }
 
 impl Record for ChannelRecord {
-    const KIND: Kind = Kind::Channel;
+    const KIND: RecordKind = RecordKind::Channel;
 }
 
 impl Record for LogPart {
-    const KIND: Kind = Kind::ChannelLog;
+    const KIND: RecordKind = RecordKind::ChannelLog;
 }
 
 impl Record for KeysPart {
-    const KIND: Kind = Kind::Keys;
+    const KIND: RecordKind = RecordKind::Keys;
 }
 
 impl MembersPart {
@@ -298,9 +298,9 @@ impl MembersPart {
 }
 
 impl Record for MembersPart {
-    const KIND: Kind = Kind::ChannelMembers;
+    const KIND: RecordKind = RecordKind::ChannelMembers;
 }
 
 impl Record for StreamRecord {
-    const KIND: Kind = Kind::ChannelStream;
+    const KIND: RecordKind = RecordKind::ChannelStream;
 }

@@ -1,7 +1,7 @@
 //! The frame around a record's body: what it is, how long it is, whether it is whole.
 
 use crate::record::fault::RecordFault;
-use crate::record::field::{Field, Reader, Writer};
+use crate::record::field::{Field, FieldWriter, Reader};
 
 /// Longest record, body and head, in bytes: a client with a full output queue, or one publication as large as the largest
 /// request body, and room to spare. What is longer is not written, and not read.
@@ -15,7 +15,7 @@ pub(super) const HEAD_BYTES: usize = 16;
 /// What a record is of. Numbers are never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum RecordKind {
     Peer = 1,
     Channel = 2,
     /// Entries of the log of the channel that it names.
@@ -40,37 +40,37 @@ pub enum Kind {
     Shard = 20,
 }
 
-impl Kind {
-    pub const ALL: [Kind; 19] = [
-        Kind::Peer,
-        Kind::Channel,
-        Kind::ChannelLog,
-        Kind::Keys,
-        Kind::ChannelMembers,
-        Kind::ChannelStream,
-        Kind::User,
-        Kind::Events,
-        Kind::EventsLog,
-        Kind::Tickets,
-        Kind::Shard,
-        Kind::Hello,
-        Kind::Node,
-        Kind::Listeners,
-        Kind::Parcels,
-        Kind::Totals,
-        Kind::PushKeys,
-        Kind::Store,
-        Kind::Blocks,
+impl RecordKind {
+    pub const ALL: [RecordKind; 19] = [
+        RecordKind::Peer,
+        RecordKind::Channel,
+        RecordKind::ChannelLog,
+        RecordKind::Keys,
+        RecordKind::ChannelMembers,
+        RecordKind::ChannelStream,
+        RecordKind::User,
+        RecordKind::Events,
+        RecordKind::EventsLog,
+        RecordKind::Tickets,
+        RecordKind::Shard,
+        RecordKind::Hello,
+        RecordKind::Node,
+        RecordKind::Listeners,
+        RecordKind::Parcels,
+        RecordKind::Totals,
+        RecordKind::PushKeys,
+        RecordKind::Store,
+        RecordKind::Blocks,
     ];
 
-    fn from_number(number: u8) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| *kind as u8 == number)
+    fn from_number(number: u8) -> Option<RecordKind> {
+        RecordKind::ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
 /// What stands in a record of its own.
 pub trait Record: Field {
-    const KIND: Kind;
+    const KIND: RecordKind;
 }
 
 /// Appends `record` to `out`.
@@ -82,7 +82,7 @@ pub fn write<R: Record>(record: &R, out: &mut Vec<u8>) -> Result<(), RecordFault
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&[VERSION, R::KIND as u8, 0, 0]);
     out.extend_from_slice(&[0; 8]);
-    let mut writer = Writer::new(std::mem::take(out));
+    let mut writer = FieldWriter::new(std::mem::take(out));
     record.write(&mut writer);
     *out = writer.into_bytes();
     let written = &mut out[start..];
@@ -99,8 +99,8 @@ pub fn write<R: Record>(record: &R, out: &mut Vec<u8>) -> Result<(), RecordFault
 
 /// A record whose head and checksum have been looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Unread<'b> {
-    pub kind: Kind,
+pub struct UnreadRecord<'b> {
+    pub kind: RecordKind,
     body: &'b [u8],
 }
 
@@ -108,7 +108,7 @@ pub struct Unread<'b> {
 ///
 /// # Errors
 /// [`RecordFault::Cut`] when `bytes` end before it does; others for what is no record that this build reads.
-pub fn next(bytes: &[u8]) -> Result<(Unread<'_>, &[u8]), RecordFault> {
+pub fn next(bytes: &[u8]) -> Result<(UnreadRecord<'_>, &[u8]), RecordFault> {
     let known = bytes.len().min(MAGIC.len());
     if bytes[..known] != MAGIC[..known] {
         return Err(RecordFault::Foreign);
@@ -129,11 +129,11 @@ pub fn next(bytes: &[u8]) -> Result<(Unread<'_>, &[u8]), RecordFault> {
     if checksum(&head[4..12], body) != u32::from_le_bytes([s0, s1, s2, s3]) {
         return Err(RecordFault::Checksum);
     }
-    let kind = Kind::from_number(kind).ok_or(RecordFault::UnknownKind(kind))?;
-    Ok((Unread { kind, body }, rest))
+    let kind = RecordKind::from_number(kind).ok_or(RecordFault::UnknownKind(kind))?;
+    Ok((UnreadRecord { kind, body }, rest))
 }
 
-impl Unread<'_> {
+impl UnreadRecord<'_> {
     /// The first field alone, of a record that begins with one of this type.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(changed(0, b'X'), RecordFault::Foreign);
         assert_eq!(changed(4, 0), RecordFault::Foreign);
         assert_eq!(changed(4, 2), RecordFault::Version(2));
-        assert_eq!(changed(5, Kind::Channel as u8), RecordFault::Checksum);
+        assert_eq!(changed(5, RecordKind::Channel as u8), RecordFault::Checksum);
         assert_eq!(changed(7, 1), RecordFault::Foreign);
         assert_eq!(changed(11, 0xff), RecordFault::TooLong);
         assert_eq!(changed(9, 1), RecordFault::Cut);
@@ -234,7 +234,7 @@ mod tests {
         let mut rest = &bytes[..];
         for _ in 0..3 {
             let (unread, behind) = next(rest).unwrap();
-            assert_eq!((unread.kind, unread.read()), (Kind::User, Ok(user())));
+            assert_eq!((unread.kind, unread.read()), (RecordKind::User, Ok(user())));
             rest = behind;
         }
         assert!(rest.is_empty());

@@ -1,7 +1,7 @@
 //! Records of the events log.
 
 use crate::base::bytes::Bytes;
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::record;
 
 record! {
@@ -31,9 +31,9 @@ record! {
 }
 
 impl Record for EventsRecord {
-    const KIND: Kind = Kind::Events;
+    const KIND: RecordKind = RecordKind::Events;
 }
 
 impl Record for EventsPart {
-    const KIND: Kind = Kind::EventsLog;
+    const KIND: RecordKind = RecordKind::EventsLog;
 }

@@ -10,14 +10,14 @@ use crate::base::ids::{ClientId, Epoch, Offset, Position};
 use crate::record::fault::RecordFault;
 
 /// A body that is being written.
-pub struct Writer(Encoder<Vec<u8>>);
+pub struct FieldWriter(Encoder<Vec<u8>>);
 
 /// A body that is being read.
 pub struct Reader<'b>(Decoder<'b>);
 
 /// A value of a body.
 pub trait Field: Sized {
-    fn write(&self, out: &mut Writer);
+    fn write(&self, out: &mut FieldWriter);
 
     /// # Errors
     /// What is there is no such value.
@@ -26,9 +26,9 @@ pub trait Field: Sized {
 
 const NEVER_FAILS: &str = "a vector takes everything";
 
-impl Writer {
-    pub(super) fn new(out: Vec<u8>) -> Writer {
-        Writer(Encoder::new(out))
+impl FieldWriter {
+    pub(super) fn new(out: Vec<u8>) -> FieldWriter {
+        FieldWriter(Encoder::new(out))
     }
 
     pub(super) fn into_bytes(self) -> Vec<u8> {
@@ -73,7 +73,7 @@ fn fault(error: &minicbor::decode::Error, what: &'static str) -> RecordFault {
 macro_rules! plain {
     ($($type:ident: $what:literal,)+) => {$(
         impl Field for $type {
-            fn write(&self, out: &mut Writer) {
+            fn write(&self, out: &mut FieldWriter) {
                 out.0.$type(*self).expect(NEVER_FAILS);
             }
 
@@ -96,7 +96,7 @@ plain! {
 macro_rules! text {
     ($($type:ty),+) => {$(
         impl Field for $type {
-            fn write(&self, out: &mut Writer) {
+            fn write(&self, out: &mut FieldWriter) {
                 out.0.str(self).expect(NEVER_FAILS);
             }
 
@@ -110,7 +110,7 @@ macro_rules! text {
 text!(String, Box<str>, Arc<str>);
 
 impl Field for Bytes {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         out.0.bytes(self).expect(NEVER_FAILS);
     }
 
@@ -120,7 +120,7 @@ impl Field for Bytes {
 }
 
 impl<T: Field> Field for Option<T> {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         match self {
             Some(value) => value.write(out),
             None => drop(out.0.null().expect(NEVER_FAILS)),
@@ -136,7 +136,7 @@ impl<T: Field> Field for Option<T> {
 }
 
 impl<T: Field> Field for Box<T> {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         (**self).write(out);
     }
 
@@ -146,7 +146,7 @@ impl<T: Field> Field for Box<T> {
 }
 
 impl<T: Field> Field for Vec<T> {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         out.array(self.len());
         self.iter().for_each(|value| value.write(out));
     }
@@ -162,7 +162,7 @@ impl<T: Field> Field for Vec<T> {
 }
 
 impl<A: Field, B: Field> Field for (A, B) {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         out.array(2);
         self.0.write(out);
         self.1.write(out);
@@ -177,7 +177,7 @@ impl<A: Field, B: Field> Field for (A, B) {
 }
 
 impl Field for ClientId {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         out.0.bytes(&self.0.to_be_bytes()).expect(NEVER_FAILS);
     }
 
@@ -189,7 +189,7 @@ impl Field for ClientId {
 }
 
 impl Field for Offset {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         self.0.write(out);
     }
 
@@ -199,7 +199,7 @@ impl Field for Offset {
 }
 
 impl Field for Epoch {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         self.0.write(out);
     }
 
@@ -212,7 +212,7 @@ impl Field for Epoch {
 }
 
 impl Field for Position {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         (self.offset, self.epoch).write(out);
     }
 
@@ -239,7 +239,7 @@ macro_rules! record {
         }
 
         impl $crate::record::Field for $name {
-            fn write(&self, out: &mut $crate::record::Writer) {
+            fn write(&self, out: &mut $crate::record::FieldWriter) {
                 const FIELDS: &[&str] =
                     &[ $( stringify!($field), )* $( $( stringify!($later), )+ )? ];
                 out.array(FIELDS.len());
@@ -298,7 +298,7 @@ macro_rules! choice {
         }
 
         impl $crate::record::Field for $name {
-            fn write(&self, out: &mut $crate::record::Writer) {
+            fn write(&self, out: &mut $crate::record::FieldWriter) {
                 out.array(2);
                 match self {
                     $( choice!(@pattern value $variant $($type)?) => choice!(@write out $number value $($type)?), )+
@@ -378,7 +378,7 @@ mod tests {
     }
 
     fn bytes(value: &impl Field) -> Vec<u8> {
-        let mut writer = Writer::new(Vec::new());
+        let mut writer = FieldWriter::new(Vec::new());
         value.write(&mut writer);
         writer.into_bytes()
     }

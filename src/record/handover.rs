@@ -1,7 +1,7 @@
 //! Records of a handover: what two processes say to each other beside the records of clients and channels.
 
 use crate::base::bytes::Bytes;
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::{choice, record};
 
 record! {
@@ -120,29 +120,29 @@ record! {
 }
 
 impl Record for HelloRecord {
-    const KIND: Kind = Kind::Hello;
+    const KIND: RecordKind = RecordKind::Hello;
 }
 
 impl Record for NodeRecord {
-    const KIND: Kind = Kind::Node;
+    const KIND: RecordKind = RecordKind::Node;
 }
 
 impl Record for StoreRecord {
-    const KIND: Kind = Kind::Store;
+    const KIND: RecordKind = RecordKind::Store;
 }
 
 impl Record for ListenersRecord {
-    const KIND: Kind = Kind::Listeners;
+    const KIND: RecordKind = RecordKind::Listeners;
 }
 
 impl Record for ParcelsPart {
-    const KIND: Kind = Kind::Parcels;
+    const KIND: RecordKind = RecordKind::Parcels;
 }
 
 impl Record for TotalsRecord {
-    const KIND: Kind = Kind::Totals;
+    const KIND: RecordKind = RecordKind::Totals;
 }
 
 impl Record for PushKeysPart {
-    const KIND: Kind = Kind::PushKeys;
+    const KIND: RecordKind = RecordKind::PushKeys;
 }

@@ -55,10 +55,10 @@ pub use channel::{
     MarkRecord, MemberCursorRecord, MemberRecord, MembersPart, PublicationRecord, SaidRecord, SentRecord,
     StreamItem, StreamRecord, ValuesRecord, VersionRecord, WaitingRecord, WatchRecord,
 };
-pub use envelope::{Kind, RECORD_BYTES_MAX, Record, Unread, next, read, write};
+pub use envelope::{RECORD_BYTES_MAX, Record, RecordKind, UnreadRecord, next, read, write};
 pub use events::{EventEntry, EventsPart, EventsRecord};
 pub use fault::RecordFault;
-pub use field::{Field, Reader, Writer};
+pub use field::{Field, FieldWriter, Reader};
 pub use handover::{
     HelloRecord, ListenerRecord, ListenerUse, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart,
     PushKeyRecord, PushKeysPart, StoreRecord, TotalsRecord, UpgradesRecord,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::base::time::Time;
 use crate::record::fault::RecordFault;
-use crate::record::field::{Field, Reader, Writer};
+use crate::record::field::{Field, FieldWriter, Reader};
 
 /// Nanoseconds after the moment at which the record was written, or before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +35,7 @@ impl Moment {
 }
 
 impl Field for Moment {
-    fn write(&self, out: &mut Writer) {
+    fn write(&self, out: &mut FieldWriter) {
         self.0.write(out);
     }
 

@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ClientId, Epoch, Offset, Position, UserName};
 use crate::base::publication::{Since, SinceEpoch};
 use crate::record::channel::PublicationRecord;
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::{choice, record};
 use crate::record::link::LinkRecord;
 use crate::record::moment::Moment;
@@ -471,5 +471,5 @@ impl PeerState {
 }
 
 impl Record for PeerRecord {
-    const KIND: Kind = Kind::Peer;
+    const KIND: RecordKind = RecordKind::Peer;
 }

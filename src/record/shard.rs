@@ -1,6 +1,6 @@
 //! Records of a shard itself.
 
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::record;
 
 record! {
@@ -20,5 +20,5 @@ record! {
 }
 
 impl Record for ShardRecord {
-    const KIND: Kind = Kind::Shard;
+    const KIND: RecordKind = RecordKind::Shard;
 }

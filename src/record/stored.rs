@@ -5,7 +5,7 @@ use crate::record::blocks::BlockRecord;
 use crate::record::channel::{MemberCursorRecord, PublicationRecord, ValuesRecord, VersionRecord};
 use crate::record::events::EventEntry;
 use crate::record::fault::RecordFault;
-use crate::record::field::{Field, Reader, Writer, choice, record};
+use crate::record::field::{Field, FieldWriter, Reader, choice, record};
 
 choice! {
     /// One entry of the store. Numbers are never given twice.
@@ -150,7 +150,7 @@ impl StoredCursors {
 impl StoredRecord {
     /// Appends its bytes.
     pub fn write_to(&self, out: &mut Vec<u8>) {
-        let mut writer = Writer::new(std::mem::take(out));
+        let mut writer = FieldWriter::new(std::mem::take(out));
         self.write(&mut writer);
         *out = writer.into_bytes();
     }

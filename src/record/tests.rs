@@ -37,25 +37,25 @@ macro_rules! every_kind {
 fn read_any(bytes: &[u8]) -> Result<(), RecordFault> {
     let (unread, _) = next(bytes)?;
     match unread.kind {
-        Kind::Peer => unread.read::<PeerRecord>().map(drop),
-        Kind::Channel => unread.read::<ChannelRecord>().map(drop),
-        Kind::ChannelLog => unread.read::<LogPart>().map(drop),
-        Kind::Keys => unread.read::<KeysPart>().map(drop),
-        Kind::ChannelMembers => unread.read::<MembersPart>().map(drop),
-        Kind::ChannelStream => unread.read::<StreamRecord>().map(drop),
-        Kind::User => unread.read::<UserRecord>().map(drop),
-        Kind::Events => unread.read::<EventsRecord>().map(drop),
-        Kind::EventsLog => unread.read::<EventsPart>().map(drop),
-        Kind::Tickets => unread.read::<TicketsPart>().map(drop),
-        Kind::Shard => unread.read::<ShardRecord>().map(drop),
-        Kind::Hello => unread.read::<HelloRecord>().map(drop),
-        Kind::Node => unread.read::<NodeRecord>().map(drop),
-        Kind::Listeners => unread.read::<ListenersRecord>().map(drop),
-        Kind::Parcels => unread.read::<ParcelsPart>().map(drop),
-        Kind::Totals => unread.read::<TotalsRecord>().map(drop),
-        Kind::PushKeys => unread.read::<PushKeysPart>().map(drop),
-        Kind::Store => unread.read::<StoreRecord>().map(drop),
-        Kind::Blocks => unread.read::<BlocksPart>().map(drop),
+        RecordKind::Peer => unread.read::<PeerRecord>().map(drop),
+        RecordKind::Channel => unread.read::<ChannelRecord>().map(drop),
+        RecordKind::ChannelLog => unread.read::<LogPart>().map(drop),
+        RecordKind::Keys => unread.read::<KeysPart>().map(drop),
+        RecordKind::ChannelMembers => unread.read::<MembersPart>().map(drop),
+        RecordKind::ChannelStream => unread.read::<StreamRecord>().map(drop),
+        RecordKind::User => unread.read::<UserRecord>().map(drop),
+        RecordKind::Events => unread.read::<EventsRecord>().map(drop),
+        RecordKind::EventsLog => unread.read::<EventsPart>().map(drop),
+        RecordKind::Tickets => unread.read::<TicketsPart>().map(drop),
+        RecordKind::Shard => unread.read::<ShardRecord>().map(drop),
+        RecordKind::Hello => unread.read::<HelloRecord>().map(drop),
+        RecordKind::Node => unread.read::<NodeRecord>().map(drop),
+        RecordKind::Listeners => unread.read::<ListenersRecord>().map(drop),
+        RecordKind::Parcels => unread.read::<ParcelsPart>().map(drop),
+        RecordKind::Totals => unread.read::<TotalsRecord>().map(drop),
+        RecordKind::PushKeys => unread.read::<PushKeysPart>().map(drop),
+        RecordKind::Store => unread.read::<StoreRecord>().map(drop),
+        RecordKind::Blocks => unread.read::<BlocksPart>().map(drop),
     }
 }
 
@@ -121,7 +121,7 @@ fn damaged_records_are_refused() {
 fn bytes_of_chance_are_no_record() {
     for seed in 0..20_000 {
         let mut prng = Prng::with_seed(seed);
-        let kind = Kind::ALL[prng.usize(..Kind::ALL.len())];
+        let kind = RecordKind::ALL[prng.usize(..RecordKind::ALL.len())];
         let mut bytes = vec![b'T', b'K', b'L', b'R', 1, kind as u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         // Small arrays, texts and numbers, so that some get far.
         let shapes =

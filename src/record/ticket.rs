@@ -2,7 +2,7 @@
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::record;
 use crate::record::moment::Moment;
 
@@ -25,5 +25,5 @@ record! {
 }
 
 impl Record for TicketsPart {
-    const KIND: Kind = Kind::Tickets;
+    const KIND: RecordKind = RecordKind::Tickets;
 }

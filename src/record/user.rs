@@ -1,7 +1,7 @@
 //! Records of users at their owner.
 
 use crate::base::ids::UserName;
-use crate::record::envelope::{Kind, Record};
+use crate::record::envelope::{Record, RecordKind};
 use crate::record::field::record;
 
 record! {
@@ -21,5 +21,5 @@ record! {
 }
 
 impl Record for UserRecord {
-    const KIND: Kind = Kind::User;
+    const KIND: RecordKind = RecordKind::User;
 }

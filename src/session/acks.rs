@@ -18,14 +18,14 @@ use crate::base::ids::{Offset, UserName};
 use crate::base::inboxes::DEVICE_BYTES_MAX;
 use crate::base::json;
 use crate::base::publication::SinceEpoch;
-use crate::hub::cursors::{ACKS_MAX, Ack, AckCall, AckKind, AckRequest, Cursor};
+use crate::hub::cursors::{ACKS_MAX, Ack, AckCall, AckKind, AckRequest, MemberCursor};
 use crate::proto::centrifuge::command::Data;
 use crate::proto::centrifuge::reply::Reply;
 use crate::session::context::{Context, Effect, Failure};
 use crate::session::state::Session;
 
 #[derive(Deserialize)]
-struct Said<'a> {
+struct AckSaid<'a> {
     #[serde(borrow)]
     acks: Vec<SaidAck<'a>>,
     #[serde(borrow, default)]
@@ -57,7 +57,7 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let text = data.and_then(Data::as_json).ok_or(ErrorCode::BadRequest)?;
-        let said: Said<'_> = json::object(text.as_bytes()).map_err(|_| ErrorCode::BadRequest)?;
+        let said: AckSaid<'_> = json::object(text.as_bytes()).map_err(|_| ErrorCode::BadRequest)?;
         if said.acks.len() > ACKS_MAX {
             return Err(ErrorCode::LimitExceeded.into());
         }
@@ -73,7 +73,7 @@ impl Session {
         };
         let mut call = AckCall { requests: Vec::new(), outcomes: Vec::with_capacity(said.acks.len()) };
         for (place, ack) in (0..).zip(said.acks) {
-            call.outcomes.push(self.may_ack(&ack.channel, cx).map(|()| Cursor::default()));
+            call.outcomes.push(self.may_ack(&ack.channel, cx).map(|()| MemberCursor::default()));
             if call.outcomes.last().is_some_and(Result::is_err) {
                 continue;
             }
@@ -112,12 +112,12 @@ impl Session {
 }
 
 /// Answers the call, each acknowledgement in its place.
-pub fn reply_acked(id: u32, outcomes: &[Result<Cursor, ErrorCode>], cx: &mut Context<'_>) {
+pub fn reply_acked(id: u32, outcomes: &[Result<MemberCursor, ErrorCode>], cx: &mut Context<'_>) {
     let mut json = String::from(r#"{"acks":["#);
     for (place, outcome) in outcomes.iter().enumerate() {
         json.push_str(if place > 0 { "," } else { "" });
         let _ = match outcome {
-            Ok(Cursor { received, read }) => {
+            Ok(MemberCursor { received, read }) => {
                 write!(json, r#"{{"received":{},"read":{}}}"#, received.0, read.0)
             }
             Err(error_code) => {

@@ -25,7 +25,7 @@ use crate::session::hook_call::{
 use crate::session::identity::{NEVER_S, Renewal};
 use crate::session::permissions::Deed;
 use crate::session::rights::{self, subscribe_to};
-use crate::session::state::{Phase, Session, SubExtra};
+use crate::session::state::{Session, SessionPhase, SubExtra};
 use crate::session::subscription::ChannelIndex;
 use crate::session::waits::{About, AwaitedCall, NO_CHANNEL, Waits};
 
@@ -111,7 +111,7 @@ impl Session {
                 let error = ErrorRef { code: code.into(), message: &message, temporary };
                 cx.reply(id.unwrap_or(0), &Reply::Error(error));
                 if connects {
-                    self.phase = Phase::Refused;
+                    self.phase = SessionPhase::Refused;
                 }
                 Ok(())
             }
@@ -127,11 +127,11 @@ impl Session {
             Err(Failure::Refuse(error_code)) => {
                 cx.refuse(id.unwrap_or(0), error_code);
                 if connects {
-                    self.phase = Phase::Refused;
+                    self.phase = SessionPhase::Refused;
                 }
             }
         }
-        if self.phase == Phase::Refused {
+        if self.phase == SessionPhase::Refused {
             // The SDK sent them along with the connect, and sends them again with its next one.
             self.drop_held();
         } else if !self.is_waiting() {
@@ -212,7 +212,7 @@ impl Session {
 
     /// Asks the backend about what has expired, if it is the one to say whether that goes on.
     pub fn ask_what_is_due(&mut self, cx: &mut Context<'_>) {
-        if self.phase != Phase::Connected || self.is_waiting() {
+        if self.phase != SessionPhase::Connected || self.is_waiting() {
             return;
         }
         let due = |renewal: Renewal| renewal.ask_at_s().is_some_and(|at| at <= cx.unix_s);

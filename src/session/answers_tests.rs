@@ -6,14 +6,14 @@ use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ClientId};
 use crate::base::publication::Missed;
-use crate::proto::centrifuge::{Batch, Format, decode_frame};
+use crate::proto::centrifuge::{Format, ReplyBatch, decode_frame};
 use crate::proto::wire::Wire;
 use crate::record::{self, PeerRecord, PeerState};
-use crate::session::commands::Progress;
-use crate::session::context::{Hooks, Rights, SessionEnvironment, SubscribeEffect};
+use crate::session::commands::CommandProgress;
+use crate::session::context::{Rights, SessionEnvironment, SubscribeEffect, WantedHooks};
 use crate::session::hook_call::{Cancel, PublishAnswer, Waiting};
 use crate::session::joins::{JoinAnswer, JoinVerdict};
-use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::permissions::{Deed, Grantee, Permissions};
 use crate::session::record::tests::peer;
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
 use crate::session::{HELD_BYTES_MAX, UNDER_WAY_MAX};
@@ -31,7 +31,7 @@ const NOW_S: u64 = 1_700_000_000;
 
 /// What a session is surrounded by: hooks for everything, no tokens.
 struct Around {
-    hooks: Hooks,
+    hooks: WantedHooks,
     anonymous: bool,
     verifier: Option<Verifier>,
     /// Users have personal channels.
@@ -52,9 +52,9 @@ impl SessionEnvironment for Around {
         Ok(Rights {
             user_limited: channel.contains('#'),
             permissions: Permissions::default()
-                .with(Deed::Publish, Who::Subscriber, channel.contains('#'))
-                .with(Deed::Subscribe, Who::Client, open)
-                .with(Deed::Publish, Who::Client, open)
+                .with(Deed::Publish, Grantee::Subscriber, channel.contains('#'))
+                .with(Deed::Subscribe, Grantee::Client, open)
+                .with(Deed::Publish, Grantee::Client, open)
                 .settled(true),
             recovery: true,
             keeps_history: true,
@@ -91,7 +91,7 @@ impl SessionEnvironment for Around {
         self.channels[channel as usize].into()
     }
 
-    fn hooks(&self) -> Hooks {
+    fn hooks(&self) -> WantedHooks {
         self.hooks
     }
 
@@ -128,7 +128,7 @@ impl Stage {
     fn new() -> Stage {
         Stage {
             around: Around {
-                hooks: Hooks { connect: true, refresh: true, rpc: true },
+                hooks: WantedHooks { connect: true, refresh: true, rpc: true },
                 anonymous: false,
                 verifier: None,
                 personal: false,
@@ -172,7 +172,7 @@ impl Stage {
             allowance: u32::MAX,
             turn: self.turn,
             blocked: false,
-            out: Batch::new(&mut text, Format::Json),
+            out: ReplyBatch::new(&mut text, Format::Json),
             effects: &mut effects,
         };
         let done = step(&mut self.session, &mut cx);
@@ -224,7 +224,7 @@ impl Stage {
         self.take(frame, false).map(drop)
     }
 
-    fn take(&mut self, frame: &str, resumed: bool) -> Result<Progress, Disconnect> {
+    fn take(&mut self, frame: &str, resumed: bool) -> Result<CommandProgress, Disconnect> {
         let mut commands = decode_frame(Format::Json, frame.as_bytes());
         let blocked = self.blocked;
         loop {
@@ -232,7 +232,7 @@ impl Stage {
                 cx.blocked = blocked;
                 session.handle_commands(&mut commands, resumed, cx)
             })?;
-            if progress != Progress::More {
+            if progress != CommandProgress::More {
                 return Ok(progress);
             }
         }
@@ -241,7 +241,7 @@ impl Stage {
     fn resume(&mut self) {
         while let Some(command) = self.session.next_held() {
             let command = std::str::from_utf8(&command).unwrap();
-            if self.take(command, true).unwrap() == Progress::Held {
+            if self.take(command, true).unwrap() == CommandProgress::Held {
                 return;
             }
         }

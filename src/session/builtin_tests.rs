@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::base::ids::Offset;
-use crate::hub::cursors::{AckCall, AckKind, AckRequest, Cursor};
+use crate::hub::cursors::{AckCall, AckKind, AckRequest, MemberCursor};
 use crate::session::acks::reply_acked;
 
 fn member() -> Stage {
@@ -43,7 +43,7 @@ fn acknowledgements_go_to_the_owners_of_their_channels() {
     let said: Vec<_> = acks.iter().map(|ack| (ack.place, ack.offset.0, ack.kind)).collect();
     assert_eq!(said, [(0, 3, AckKind::Received), (2, 2, AckKind::Read)]);
     assert_eq!(outcomes[1], Err(ErrorCode::PermissionDenied), "it is not subscribed");
-    outcomes[0] = Ok(Cursor { received: Offset(3), read: Offset(2) });
+    outcomes[0] = Ok(MemberCursor { received: Offset(3), read: Offset(2) });
     outcomes[2] = Err(ErrorCode::UnrecoverablePosition);
     stage.run(|_, cx| reply_acked(3, &outcomes, cx));
     let expected = [

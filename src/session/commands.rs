@@ -14,7 +14,7 @@ use crate::session::hook_call::{Granted, HookRequest};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
 use crate::session::rights::{self, filters, overridden, sub_flags, subscribe_to};
-use crate::session::state::{Phase, Session, SubExtra};
+use crate::session::state::{Session, SessionPhase, SubExtra};
 use crate::session::subscribed::lifetime;
 use crate::session::subscription::Sub;
 use crate::session::token::{ConnectClaims, TokenFault};
@@ -22,7 +22,7 @@ use crate::session::waits::{About, Connecting, Waits, Wish};
 
 /// How far [`Session::handle_commands`] has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum CommandProgress {
     /// There are effects to carry out before the rest of the frame.
     More,
     Done,
@@ -41,25 +41,25 @@ impl Session {
         commands: &mut Commands<'_>,
         resumed: bool,
         cx: &mut Context<'_>,
-    ) -> Result<Progress, Disconnect> {
+    ) -> Result<CommandProgress, Disconnect> {
         loop {
             // What came later does not overtake what is held.
             if self.is_waiting() || self.is_full() || self.has_held() && !resumed || cx.turn == 0 {
                 self.hold(commands, resumed)?;
-                return Ok(Progress::Held);
+                return Ok(CommandProgress::Held);
             }
             let before = commands.clone();
-            let Some(command) = commands.next() else { return Ok(Progress::Done) };
+            let Some(command) = commands.next() else { return Ok(CommandProgress::Done) };
             let command = command.map_err(|fault| fault.disconnect())?;
             cx.turn -= 1;
             if self.must_wait(&command.method, cx) {
                 *commands = before;
                 self.hold(commands, resumed)?;
-                return Ok(Progress::Held);
+                return Ok(CommandProgress::Held);
             }
             let id = command.id;
-            if is_limited(&command.method) && self.phase == Phase::Connected && !cx.admit(id) {
-                return Ok(Progress::More);
+            if is_limited(&command.method) && self.phase == SessionPhase::Connected && !cx.admit(id) {
+                return Ok(CommandProgress::More);
             }
             match self.handle_command(command, cx) {
                 Ok(()) => {}
@@ -71,14 +71,14 @@ impl Session {
                 Err(Failure::Close(disconnect)) => return Err(disconnect),
             }
             if !cx.effects.is_empty() {
-                return Ok(Progress::More);
+                return Ok(CommandProgress::More);
             }
         }
     }
 
     /// Whether a command can only be looked at later.
     fn must_wait(&self, method: &Method<'_>, cx: &Context<'_>) -> bool {
-        if self.phase != Phase::Connected {
+        if self.phase != SessionPhase::Connected {
             return false;
         }
         match method {
@@ -106,12 +106,12 @@ impl Session {
     fn handle_command(&mut self, command: Command<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
         let id = command.id;
         if let Method::Connect(connect) = command.method {
-            return self.handle_connect(id, *connect, cx).inspect_err(|_| self.phase = Phase::Refused);
+            return self.handle_connect(id, *connect, cx).inspect_err(|_| self.phase = SessionPhase::Refused);
         }
         match self.phase {
-            Phase::Fresh => return Err(Disconnect::BAD_REQUEST.into()),
-            Phase::Refused => return Ok(()),
-            Phase::Connecting | Phase::Connected => {}
+            SessionPhase::Fresh => return Err(Disconnect::BAD_REQUEST.into()),
+            SessionPhase::Refused => return Ok(()),
+            SessionPhase::Connecting | SessionPhase::Connected => {}
         }
         match command.method {
             Method::Connect(_) => unreachable!("taken above"),
@@ -211,7 +211,7 @@ impl Session {
         mut connect: command::Connect<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        if !matches!(self.phase, Phase::Fresh | Phase::Refused) || id == 0 {
+        if !matches!(self.phase, SessionPhase::Fresh | SessionPhase::Refused) || id == 0 {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         self.take_emulated(connect.headers.take(), cx.environment.emulated_headers())?;
@@ -232,7 +232,7 @@ impl Session {
                 version: connect.version.as_ref().into(),
                 channels: names.collect(),
             };
-            self.phase = Phase::Connecting;
+            self.phase = SessionPhase::Connecting;
             self.ask(About::Connect { id, recover }, hook_request, cx);
             return Ok(());
         }
@@ -270,7 +270,7 @@ impl Session {
             self.reply_connected(id, &[], admitted.data.as_deref(), cx);
             return Ok(());
         }
-        self.phase = Phase::Connecting;
+        self.phase = SessionPhase::Connecting;
         let outstanding = subscribes.len() as u32;
         let mut connecting =
             Connecting { id, outstanding, done: Vec::new(), data: admitted.data, behind_place: None };

@@ -12,11 +12,11 @@ use crate::base::publication::{PayloadForm, Since, Visibility};
 use crate::base::rewind::Rewind;
 use crate::base::shape::Shapes;
 use crate::hub::cursors::AckCall;
-use crate::proto::centrifuge::{Batch, Push, Reply};
+use crate::proto::centrifuge::{Push, Reply, ReplyBatch};
 use crate::proto::wire::Carrier;
 use crate::session::hook_call::{Granted, HookRequest, PublishAnswer};
 use crate::session::identity::Renewal;
-use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::permissions::{Deed, Grantee, Permissions};
 use crate::session::subscription::ChannelIndex;
 use crate::session::token::{TokenFault, Verifier};
 
@@ -83,8 +83,8 @@ impl Rights {
 
     /// Whether a client may do it without the backend being asked.
     pub fn may(&self, deed: Deed, subscribed: bool) -> bool {
-        self.permissions.allows(deed, Who::Client)
-            || subscribed && self.permissions.allows(deed, Who::Subscriber)
+        self.permissions.allows(deed, Grantee::Client)
+            || subscribed && self.permissions.allows(deed, Grantee::Subscriber)
     }
 
     /// Whether it depends on being a subscriber.
@@ -95,7 +95,7 @@ impl Rights {
 
 /// What the backend is asked whatever the channel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hooks {
+pub struct WantedHooks {
     pub connect: bool,
     pub refresh: bool,
     pub rpc: bool,
@@ -142,7 +142,7 @@ pub trait SessionEnvironment {
     /// The name behind a number of [`SessionEnvironment::find`].
     fn name(&self, channel: ChannelIndex) -> ChannelName;
 
-    fn hooks(&self) -> Hooks;
+    fn hooks(&self) -> WantedHooks;
 
     /// Whether some hook answers calls of the method.
     fn answers_calls(&self, _method: &str) -> bool {
@@ -264,7 +264,7 @@ pub struct Context<'a> {
     pub blocked: bool,
     /// How long to wait before the backend is asked again about what expires, seconds.
     pub ask_again_s: u64,
-    pub out: Batch<'a>,
+    pub out: ReplyBatch<'a>,
     pub effects: &'a mut Vec<Effect>,
 }
 

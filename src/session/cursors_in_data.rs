@@ -16,7 +16,7 @@ use serde::de::IgnoredAny;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Position};
 use crate::base::json;
-use crate::hub::cursors::{Cursor, UserCursors};
+use crate::hub::cursors::{MemberCursor, UserCursors};
 
 /// Channels whose cursors come with the reply to one connect: about 150 bytes each. How many were left out is said.
 const CONNECT_CURSORS_MAX: usize = 1_000;
@@ -28,7 +28,7 @@ pub(super) fn standing(top: Position, cursors: &UserCursors) -> Bytes {
     let mut json =
         format!(r#"{{"offset":{},"epoch":"{epoch}","read":{},"unread":{unread}"#, offset.0, read.0);
     json.push_str(r#","devices":{"#);
-    for (place, (device, Cursor { received, read })) in devices.iter().enumerate() {
+    for (place, (device, MemberCursor { received, read })) in devices.iter().enumerate() {
         json.push_str(if place > 0 { "," } else { "" });
         let _ = write!(json, r#"{}:{{"received":{},"read":{}}}"#, quoted(device), received.0, read.0);
     }
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn channels_beyond_the_bound_are_counted() {
         let at = Position { offset: Offset(9), epoch: crate::base::ids::Epoch(3) };
-        let phone = (UserName::from("a \"phone\""), Cursor { received: Offset(9), read: Offset(7) });
+        let phone = (UserName::from("a \"phone\""), MemberCursor { received: Offset(9), read: Offset(7) });
         let cursors = UserCursors { unread: 2, read: Offset(7), devices: vec![phone] };
         let of = |number: usize| {
             let cursors = (number != 1).then(|| standing(at, &cursors));

@@ -52,7 +52,7 @@ impl Unidirectional {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::unidirectional::Work;
+    use crate::session::unidirectional::UnidirectionalWork;
     use crate::session::{Renewal, SubscribeEffect};
 
     const POLICIES: [GapPolicy; 3] = [GapPolicy::Tell, GapPolicy::Latest, GapPolicy::Close];
@@ -103,7 +103,7 @@ mod tests {
             POLICIES.map(|policy| {
                 let mut uni = Unidirectional::new(1, mode, None);
                 let asking = Some(Box::default());
-                uni.work = Some(Box::new(Work { asking, ..Work::default() }));
+                uni.work = Some(Box::new(UnidirectionalWork { asking, ..UnidirectionalWork::default() }));
                 uni.after_gap(policy)
             })
         };

@@ -13,7 +13,7 @@ use crate::proto::centrifuge::reply::{ConnectResult, ErrorRef, Reply};
 use crate::proto::wire::Carrier;
 use crate::session::context::{Context, Effect};
 use crate::session::cursors_in_data::{cursors_of_all, standing};
-use crate::session::state::{Phase, Session};
+use crate::session::state::{Session, SessionPhase};
 use crate::session::subscribed::Subscribed;
 use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::waits::{Connecting, Waits};
@@ -180,7 +180,7 @@ impl Session {
         data: Option<&[u8]>,
         cx: &mut Context<'_>,
     ) {
-        self.phase = Phase::Connected;
+        self.phase = SessionPhase::Connected;
         let known = done.iter().filter_map(|(name, subscribed)| Some((name, subscribed.cursors.as_ref()?)));
         let with_cursors = cursors_of_all(data, known);
         let data = with_cursors.as_deref().or(data);

@@ -42,8 +42,8 @@ pub mod unidirectional;
 mod unidirectional_connect;
 mod waits;
 
-pub use commands::Progress;
-pub use context::{Context, Effect, Emulation, Hooks, Rights, SessionEnvironment, SubscribeEffect};
+pub use commands::CommandProgress;
+pub use context::{Context, Effect, Emulation, Rights, SessionEnvironment, SubscribeEffect, WantedHooks};
 pub use held::{HELD_BYTES_MAX, READ_WEIGHT, RECOVERY_WEIGHT, TURN_COMMANDS_MAX, UNDER_WAY_MAX};
 pub use identity::{Identity, Renewal, info_of, shared_info};
 pub use joins::{JoinAnswer, JoinOutcome, JoinVerdict};

@@ -1,6 +1,6 @@
 //! Origins of web pages: which may connect, and which of them are known by name.
 //!
-//! Inputs: patterns of the configuration, `Origin` and `Host` of requests. Outputs: who is welcome. An origin is a scheme,
+//! Inputs: patterns of the configuration, `Origin` and `OriginHost` of requests. Outputs: who is welcome. An origin is a scheme,
 //! a host and a port, and a default port is the same said or unsaid (RFC 6454 section 4); browsers send hosts in ASCII and
 //! addresses in their shortest form, so patterns are brought into that form when they are read.
 
@@ -36,13 +36,13 @@ pub enum OriginPattern {
     Named {
         /// In lower case, with stars.
         scheme: Box<str>,
-        host: Host,
+        host: OriginHost,
         port: Port,
     },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
+pub enum OriginHost {
     /// In lower case, with stars; empty for schemes without hosts.
     Name(Box<str>),
     V6(Ipv6Addr),
@@ -123,8 +123,8 @@ impl OriginPattern {
                     Port::Number(wanted) => number == Some(*wanted),
                 };
                 let host_fits = match host {
-                    Host::Name(pattern) => matches(pattern, own_host),
-                    Host::V6(wanted) => v6(own_host) == Some(*wanted),
+                    OriginHost::Name(pattern) => matches(pattern, own_host),
+                    OriginHost::V6(wanted) => v6(own_host) == Some(*wanted),
                 };
                 port_fits
                     && host_fits
@@ -252,20 +252,24 @@ fn v6(host: &str) -> Option<Ipv6Addr> {
 }
 
 /// The host of a pattern, in the form that browsers send.
-fn read_host(host: &str, of_web: bool) -> Result<Host, String> {
+fn read_host(host: &str, of_web: bool) -> Result<OriginHost, String> {
     if host.starts_with('[') {
         let address = v6(host).ok_or("has no address of IPv6 in its brackets")?;
-        return Ok(Host::V6(address));
+        return Ok(OriginHost::V6(address));
     }
     if !of_web {
         // Schemes of applications: their hosts go out as they are, if there is one.
         let fits = host.bytes().all(|byte| byte.is_ascii_graphic() && !b"[]:%<>^|\"`{}".contains(&byte));
-        return if fits { Ok(Host::Name(host.to_ascii_lowercase().into())) } else { Err(NO_HOST.into()) };
+        return if fits {
+            Ok(OriginHost::Name(host.to_ascii_lowercase().into()))
+        } else {
+            Err(NO_HOST.into())
+        };
     }
     if !host.contains('*') {
         return match url::Host::parse(host).map_err(|_| NO_HOST)? {
-            url::Host::Domain(name) => Ok(Host::Name(name.into())),
-            url::Host::Ipv4(address) => Ok(Host::Name(address.to_string().into())),
+            url::Host::Domain(name) => Ok(OriginHost::Name(name.into())),
+            url::Host::Ipv4(address) => Ok(OriginHost::Name(address.to_string().into())),
             url::Host::Ipv6(_) => Err(NO_HOST.into()),
         };
     }
@@ -296,7 +300,7 @@ fn read_host(host: &str, of_web: bool) -> Result<Host, String> {
             return Err("ends like an address of IPv4 and cannot be one".into());
         }
     }
-    Ok(Host::Name(labels.join(".").into()))
+    Ok(OriginHost::Name(labels.join(".").into()))
 }
 
 const NO_HOST: &str = "has no host that a browser knows";

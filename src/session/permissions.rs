@@ -12,7 +12,7 @@ pub enum Deed {
 
 /// Whom a permission is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Grantee {
     Client,
     /// A client while it is subscribed to the channel.
     Subscriber,
@@ -27,10 +27,10 @@ pub struct Permission {
     pub key: &'static str,
     pub doc: &'static str,
     pub deed: Deed,
-    pub who: Who,
+    pub who: Grantee,
 }
 
-const fn row(key: &'static str, deed: Deed, who: Who, doc: &'static str) -> Permission {
+const fn row(key: &'static str, deed: Deed, who: Grantee, doc: &'static str) -> Permission {
     Permission { key, doc, deed, who }
 }
 
@@ -38,63 +38,73 @@ pub const PERMISSIONS: [Permission; 11] = [
     row(
         "allow_subscribe_for_client",
         Deed::Subscribe,
-        Who::Client,
+        Grantee::Client,
         "Clients may subscribe without a subscription token.",
     ),
-    row("allow_publish_for_client", Deed::Publish, Who::Client, "Clients may publish."),
+    row("allow_publish_for_client", Deed::Publish, Grantee::Client, "Clients may publish."),
     row(
         "allow_publish_for_subscriber",
         Deed::Publish,
-        Who::Subscriber,
+        Grantee::Subscriber,
         "Clients may publish while subscribed.",
     ),
     row(
         "allow_history_for_subscriber",
         Deed::ReadHistory,
-        Who::Subscriber,
+        Grantee::Subscriber,
         "Clients may read history while subscribed.",
     ),
-    row("allow_history_for_client", Deed::ReadHistory, Who::Client, "Clients may read history."),
+    row("allow_history_for_client", Deed::ReadHistory, Grantee::Client, "Clients may read history."),
     row(
         "allow_presence_for_subscriber",
         Deed::ReadPresence,
-        Who::Subscriber,
+        Grantee::Subscriber,
         "Clients may read presence while subscribed.",
     ),
-    row("allow_presence_for_client", Deed::ReadPresence, Who::Client, "Clients may read presence."),
+    row("allow_presence_for_client", Deed::ReadPresence, Grantee::Client, "Clients may read presence."),
     row(
         "allow_subscribe_for_anonymous",
         Deed::Subscribe,
-        Who::Anonymous,
+        Grantee::Anonymous,
         "Clients without a user may subscribe where `allow_subscribe_for_client` lets clients. Unset: as\n\
          `client.allow_anonymous` says. What a token, a hook or the API grants does not depend on it.",
     ),
     row(
         "allow_publish_for_anonymous",
         Deed::Publish,
-        Who::Anonymous,
+        Grantee::Anonymous,
         "Clients without a user may publish where clients, or subscribers, may. Unset: as `client.allow_anonymous` says.",
     ),
-    row("allow_history_for_anonymous", Deed::ReadHistory, Who::Anonymous, "The same for reading history."),
-    row("allow_presence_for_anonymous", Deed::ReadPresence, Who::Anonymous, "The same for reading presence."),
+    row(
+        "allow_history_for_anonymous",
+        Deed::ReadHistory,
+        Grantee::Anonymous,
+        "The same for reading history.",
+    ),
+    row(
+        "allow_presence_for_anonymous",
+        Deed::ReadPresence,
+        Grantee::Anonymous,
+        "The same for reading presence.",
+    ),
 ];
 
 impl Permission {
     /// What holds where nothing is configured; `None`: as the node lets in clients without a token.
     pub fn default(&self) -> Option<bool> {
-        (self.who != Who::Anonymous).then_some(false)
+        (self.who != Grantee::Anonymous).then_some(false)
     }
 
     /// The key of the permission.
     ///
     /// # Panics
     /// When there is no such permission.
-    pub fn key_of(deed: Deed, who: Who) -> &'static str {
+    pub fn key_of(deed: Deed, who: Grantee) -> &'static str {
         PERMISSIONS[place(deed, who).expect("a permission of the table")].key
     }
 }
 
-fn place(deed: Deed, who: Who) -> Option<usize> {
+fn place(deed: Deed, who: Grantee) -> Option<usize> {
     PERMISSIONS.iter().position(|permission| permission.deed == deed && permission.who == who)
 }
 
@@ -122,18 +132,18 @@ impl Permissions {
     }
 
     /// What the table has no row for is not permitted.
-    pub fn allows(&self, deed: Deed, who: Who) -> bool {
+    pub fn allows(&self, deed: Deed, who: Grantee) -> bool {
         place(deed, who).and_then(|at| self.0[at]).unwrap_or(false)
     }
 
-    pub fn set(&mut self, deed: Deed, who: Who, to: bool) {
+    pub fn set(&mut self, deed: Deed, who: Grantee, to: bool) {
         if let Some(at) = place(deed, who) {
             self.0[at] = Some(to);
         }
     }
 
     /// The same with one more permission, or one less.
-    pub fn with(mut self, deed: Deed, who: Who, to: bool) -> Permissions {
+    pub fn with(mut self, deed: Deed, who: Grantee, to: bool) -> Permissions {
         self.set(deed, who, to);
         self
     }
@@ -145,14 +155,14 @@ impl Permissions {
 
     /// What is left for a client without a user.
     pub fn of_anonymous(self) -> Permissions {
-        self.each(|deed, said| said && self.allows(deed, Who::Anonymous))
+        self.each(|deed, said| said && self.allows(deed, Grantee::Anonymous))
     }
 
     /// The rights of all clients become rights of subscribers.
     pub fn for_subscribers_alone(mut self) -> Permissions {
         for deed in PERMISSIONS.iter().map(|permission| permission.deed) {
-            if self.allows(deed, Who::Client) {
-                self.set(deed, Who::Subscriber, true);
+            if self.allows(deed, Grantee::Client) {
+                self.set(deed, Grantee::Subscriber, true);
             }
         }
         self.without_clients()
@@ -161,7 +171,7 @@ impl Permissions {
     /// Nothing is permitted to those who are not subscribed.
     pub fn without_clients(mut self) -> Permissions {
         for (permission, said) in PERMISSIONS.iter().zip(&mut self.0) {
-            if permission.who == Who::Client {
+            if permission.who == Grantee::Client {
                 *said = Some(false);
             }
         }
@@ -197,14 +207,16 @@ mod tests {
     fn what_is_left_follows_from_the_table() {
         let all = Permissions::ALL;
         for Permission { deed, who, key, .. } in &PERMISSIONS {
-            let closed = all.with(*deed, Who::Anonymous, false).of_anonymous();
+            let closed = all.with(*deed, Grantee::Anonymous, false).of_anonymous();
             assert!(!closed.allows(*deed, *who), "{key}");
-            assert_eq!(all.without_clients().allows(*deed, *who), *who != Who::Client, "{key}");
+            assert_eq!(all.without_clients().allows(*deed, *who), *who != Grantee::Client, "{key}");
         }
-        let outside = Permissions::default().with(Deed::Publish, Who::Client, true).for_subscribers_alone();
+        let outside =
+            Permissions::default().with(Deed::Publish, Grantee::Client, true).for_subscribers_alone();
         assert!(
-            !outside.allows(Deed::Publish, Who::Client) && outside.allows(Deed::Publish, Who::Subscriber)
+            !outside.allows(Deed::Publish, Grantee::Client)
+                && outside.allows(Deed::Publish, Grantee::Subscriber)
         );
-        assert!(!outside.allows(Deed::ReadHistory, Who::Subscriber));
+        assert!(!outside.allows(Deed::ReadHistory, Grantee::Subscriber));
     }
 }

@@ -28,7 +28,7 @@ fn with_token(subs: serde_json::Value) -> Stage {
         stage.session.placed(channel, at as u32);
     }
     stage.session.stop_waiting();
-    stage.session.phase = Phase::Connected;
+    stage.session.phase = SessionPhase::Connected;
     stage
 }
 

@@ -11,7 +11,7 @@ use crate::base::ids::ChannelName;
 use crate::base::publication::{PayloadForm, Visibility};
 use crate::base::rewind::Rewind;
 use crate::proto::encoding::Encoding;
-use crate::proto::http1::{RequestHead, Version};
+use crate::proto::http1::{HttpVersion, RequestHead};
 use crate::proto::unidirectional::answer;
 use crate::proto::unidirectional::notes::is_callback;
 use crate::proto::unidirectional::position::{POSITION_CHANNELS_MAX, Positions};
@@ -21,7 +21,7 @@ use crate::session::hook_call::{Granted, HookRequest};
 use crate::session::permissions::Deed;
 use crate::session::request_token::{origin_tag, reads_fields, shown};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
-use crate::session::unidirectional::{self, Admission, AskedChannel, Mode};
+use crate::session::unidirectional::{self, AskedChannel, Mode, UnidirectionalAdmission};
 use crate::session::{Identity, SessionEnvironment, rights};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
@@ -94,15 +94,15 @@ impl Endpoint {
 
 /// What the backend has said about a request so far. A request is judged again after each of its answers.
 #[derive(Default)]
-pub struct Said {
+pub struct RequestSaid {
     /// Who it is, in place of a token.
-    pub admission: Option<Admission>,
+    pub admission: Option<UnidirectionalAdmission>,
     /// Channels that it was asked about; `None`: there is no telling, and what the namespace allows without a hook
     /// goes.
     pub channels: Vec<(ChannelName, Option<Granted>)>,
 }
 
-impl Said {
+impl RequestSaid {
     fn about(&self, channel: &str) -> Option<Option<&Granted>> {
         let (_, granted) = self.channels.iter().find(|(known, _)| **known == *channel)?;
         Some(granted.as_ref())
@@ -146,7 +146,7 @@ impl From<TokenFault> for Stop {
 pub struct UnidirectionalRequest {
     pub endpoint: Endpoint,
     pub mode: Mode,
-    pub admission: Admission,
+    pub admission: UnidirectionalAdmission,
     pub channels: Vec<AskedChannel>,
     pub limit: u16,
     pub hold_ms: u32,
@@ -184,7 +184,7 @@ struct Query {
 pub fn read(
     endpoint: Endpoint,
     head: &RequestHead<'_>,
-    said: &Said,
+    said: &RequestSaid,
     environment: &dyn SessionEnvironment,
     cookies: bool,
     unix_s: u64,
@@ -208,7 +208,7 @@ pub fn read(
     let admission = match admit(head, cookies, environment, unix_s)? {
         Some(admission) => Some(admission),
         None if environment.hooks().connect => said.admission.clone(),
-        None if environment.allows_anonymous() => Some(Admission::default()),
+        None if environment.allows_anonymous() => Some(UnidirectionalAdmission::default()),
         None => return Err(Problem::new(ErrorCode::Unauthorized, "no token").into()),
     };
     let Some(mut admission) = admission else {
@@ -291,7 +291,7 @@ pub fn read(
         channels.push(asked);
     }
     let mode = match endpoint {
-        Endpoint::Sse if head.version == Version::Http10 => Mode::Stream(Encoding::SsePlain),
+        Endpoint::Sse if head.version == HttpVersion::Http10 => Mode::Stream(Encoding::SsePlain),
         Endpoint::Sse => Mode::Stream(Encoding::Sse),
         Endpoint::Stream if query.callback.is_some() => Mode::Stream(Encoding::Iframe),
         Endpoint::Stream => Mode::Stream(Encoding::JsonLines),
@@ -484,7 +484,7 @@ fn position_text<'a>(
 
 /// What the unidirectional client was granted ends at `expire_at_s` (0: never), and the unidirectional client with it:
 /// it comes back, and is judged again.
-pub fn ends_with(admission: &mut Admission, expire_at_s: u64) {
+pub fn ends_with(admission: &mut UnidirectionalAdmission, expire_at_s: u64) {
     if expire_at_s != 0 {
         let identity = admission.identity.get_or_insert_default();
         identity.expire_at_s = match identity.expire_at_s {
@@ -500,7 +500,7 @@ fn admit(
     cookies: bool,
     environment: &dyn SessionEnvironment,
     unix_s: u64,
-) -> Result<Option<Admission>, Stop> {
+) -> Result<Option<UnidirectionalAdmission>, Stop> {
     let Some(token) = shown(head, reads_fields(environment), cookies) else { return Ok(None) };
     let Some(verifier) = environment.verifier() else {
         return Err(Problem::new(ErrorCode::Unauthorized, "no token is accepted here").into());
@@ -518,7 +518,7 @@ fn admit(
         ..Identity::default()
     };
     let known = identity != Identity::default();
-    Ok(Some(Admission {
+    Ok(Some(UnidirectionalAdmission {
         identity: known.then(|| Box::new(identity)),
         granted: claims.subs.into_iter().map(|(channel, grant)| (channel.into(), grant)).collect(),
     }))
@@ -528,7 +528,7 @@ fn admit(
 /// the unidirectional client gets ends with the first of its tokens.
 fn subscription_tokens(
     query: &mut Query,
-    admission: &mut Admission,
+    admission: &mut UnidirectionalAdmission,
     environment: &dyn SessionEnvironment,
     unix_s: u64,
 ) -> Result<(), Stop> {
@@ -570,8 +570,8 @@ pub fn user_of(identity: Option<&Identity>) -> &str {
 fn check_rights(
     endpoint: Endpoint,
     channel: &str,
-    admission: &Admission,
-    said: &Said,
+    admission: &UnidirectionalAdmission,
+    said: &RequestSaid,
     environment: &dyn SessionEnvironment,
 ) -> Result<(bool, Visibility), Stop> {
     let mut rights = rights::of_user(environment, channel, user_of(admission.identity.as_deref()))?;

@@ -22,7 +22,7 @@ use crate::session::context::{
 };
 use crate::session::hook_call::Granted;
 use crate::session::identity::Renewal;
-use crate::session::permissions::{Deed, Who};
+use crate::session::permissions::{Deed, Grantee};
 use crate::session::subscription::Sub;
 use crate::session::token::{ConnectClaims, Flaw, Overrides, SubscribeClaims, TokenFault};
 use crate::session::waits::Wish;
@@ -66,7 +66,7 @@ fn of(mut rights: Rights, channel: &str, user: &str) -> Rights {
     if !listed {
         rights.permissions = rights.permissions.without_clients();
     } else if !rights.private {
-        rights.permissions.set(Deed::Subscribe, Who::Client, true);
+        rights.permissions.set(Deed::Subscribe, Grantee::Client, true);
     }
     rights
 }
@@ -314,7 +314,7 @@ pub fn visibility(flags: u32) -> Visibility {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::context::Hooks;
+    use crate::session::context::WantedHooks;
     use crate::session::permissions::Permissions;
     use crate::session::subscription::ChannelIndex;
     use crate::session::token::Verifier;
@@ -333,7 +333,7 @@ mod tests {
             let permissions = match channel.starts_with("known") {
                 true => [Deed::Subscribe, Deed::Publish, Deed::ReadHistory, Deed::ReadPresence]
                     .into_iter()
-                    .fold(Permissions::ALL, |all, deed| all.with(deed, Who::Anonymous, false)),
+                    .fold(Permissions::ALL, |all, deed| all.with(deed, Grantee::Anonymous, false)),
                 false => Permissions::ALL,
             };
             Ok(Rights {
@@ -370,8 +370,8 @@ mod tests {
             unreachable!("there is no channel")
         }
 
-        fn hooks(&self) -> Hooks {
-            Hooks::default()
+        fn hooks(&self) -> WantedHooks {
+            WantedHooks::default()
         }
 
         fn emulated_headers(&self) -> &[Box<str>] {
@@ -395,7 +395,7 @@ mod tests {
         }
         // Whom the server subscribed is a subscriber all the same, also where only clients' rights are configured.
         assert!(of(rights, "chat#ann", "bob").may(Deed::ReadHistory, true));
-        rights.permissions = Permissions::default().with(Deed::Publish, Who::Client, true);
+        rights.permissions = Permissions::default().with(Deed::Publish, Grantee::Client, true);
         let rights = of(rights, "chat", "bob");
         assert!(rights.may(Deed::Publish, true) && !rights.may(Deed::Publish, false));
     }
@@ -470,7 +470,7 @@ mod tests {
         // Each of the four for itself.
         for deed in DEEDS {
             let mut rights = Everything { limited: false }.rights("known").unwrap();
-            rights.permissions.set(deed, Who::Anonymous, true);
+            rights.permissions.set(deed, Grantee::Anonymous, true);
             let rights = of(rights, "known", "");
             let only = DEEDS.map(|other| other == deed);
             assert_eq!([may(&rights, false), may(&rights, true)], [only; 2], "{deed:?}");

@@ -21,7 +21,7 @@ const ID_BYTES_MAX: usize = 80;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body<'b> {
+struct SendBody<'b> {
     /// A channel.
     #[serde(borrow)]
     to: Cow<'b, str>,
@@ -39,8 +39,8 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let json = data.and_then(Data::as_json).ok_or(ErrorCode::BadRequest)?;
-        let body = serde_json::from_slice::<Body<'_>>(json.as_bytes());
-        let Body { to, id: receipt, data } = body.map_err(|_| ErrorCode::BadRequest)?;
+        let body = serde_json::from_slice::<SendBody<'_>>(json.as_bytes());
+        let SendBody { to, id: receipt, data } = body.map_err(|_| ErrorCode::BadRequest)?;
         if to.is_empty() || receipt.is_empty() || receipt.len() > ID_BYTES_MAX {
             return Err(ErrorCode::BadRequest.into());
         }

@@ -18,10 +18,10 @@ use crate::session::hook_call::Headers;
 use crate::session::identity::{Identity, NEVER_S, Renewal, info_of, shared_info};
 use crate::session::subscribed::lifetime;
 use crate::session::subscription::{ChannelIndex, Sub};
-use crate::session::waits::{Held, Waits};
+use crate::session::waits::{HeldCommands, Waits};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum SessionPhase {
     #[default]
     Fresh,
     Connecting,
@@ -37,7 +37,7 @@ pub struct Session {
     pub(super) subs: SmallVec<[Sub; 2]>,
     pub(super) identity: Option<Box<Identity>>,
     pub(super) extras: Option<Box<Extras>>,
-    pub(super) phase: Phase,
+    pub(super) phase: SessionPhase,
     pub(super) ping_outstanding: bool,
     pub(super) wire: Wire,
     /// Weight of the commands that owners of channels have not answered.
@@ -55,7 +55,7 @@ pub(super) struct Extras {
     pub(super) shown: Option<Box<str>>,
     pub(super) waits: Option<Box<Waits>>,
     /// Commands that came while it waits.
-    pub(super) held: Option<Box<Held>>,
+    pub(super) held: Option<Box<HeldCommands>>,
     pub(super) subs: Vec<SubExtra>,
     /// Fields of the request that opened the connection, for the backend.
     pub(super) headers: Option<Arc<Headers>>,
@@ -162,11 +162,11 @@ impl Session {
 
     /// Its connect has come.
     pub fn has_begun(&self) -> bool {
-        self.phase != Phase::Fresh
+        self.phase != SessionPhase::Fresh
     }
 
     pub fn is_connected(&self) -> bool {
-        self.phase == Phase::Connected
+        self.phase == SessionPhase::Connected
     }
 
     pub fn user(&self) -> Option<&UserName> {

@@ -2,8 +2,7 @@
 
 use crate::base::shape::Shape;
 
-/// A channel as the shard numbers it; below 2^24.
-pub type ChannelIndex = u32;
+pub use crate::hub::followed::ChannelIndex;
 
 /// One subscription: 8 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::base::budget::Held;
+use crate::base::budget::BudgetHeld;
 use crate::base::bytes::Bytes;
 use crate::base::certificate::ClientCertificate;
 use crate::base::ids::{ClientId, UserName};
@@ -122,12 +122,12 @@ pub struct Tunnel {
     pub opened_at_s: u64,
     /// Messages handed over so far: the number of the last one.
     sequence: u64,
-    stage: Stage,
+    stage: TunnelStage,
 }
 
 const _: () = assert!(size_of::<Tunnel>() <= 64, "an idle connection of a tunnel costs its slot and this");
 
-pub(super) enum Stage {
+pub(super) enum TunnelStage {
     Asking(Box<TunnelAsking>),
     /// Boxed work only while a message is under way.
     Open(Option<Box<TunnelWork>>),
@@ -139,7 +139,7 @@ pub struct TunnelAsking {
     /// Dropping it tells the control plane that nobody waits any more.
     pub waiting: Waiting,
     /// What the client said before it was answered.
-    pub unread: Held,
+    pub unread: BudgetHeld,
     /// Let in by the backend, and without a place among the connections of its user yet.
     pub admission: Option<Box<TunnelAdmission>>,
 }
@@ -171,7 +171,7 @@ impl TunnelWork {
 
 impl Tunnel {
     pub fn new(place: u16, asking: TunnelAsking) -> Tunnel {
-        let stage = Stage::Asking(Box::new(asking));
+        let stage = TunnelStage::Asking(Box::new(asking));
         Tunnel { place, undelivered: 0, user: None, opened_at_s: 0, sequence: 0, stage }
     }
 
@@ -181,29 +181,29 @@ impl Tunnel {
         user: Option<UserName>,
         opened_at_s: u64,
         sequence: u64,
-        stage: Stage,
+        stage: TunnelStage,
     ) -> Tunnel {
         Tunnel { place, undelivered, user, opened_at_s, sequence, stage }
     }
 
-    pub(super) fn stage(&self) -> &Stage {
+    pub(super) fn stage(&self) -> &TunnelStage {
         &self.stage
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.stage, Stage::Open(_))
+        matches!(self.stage, TunnelStage::Open(_))
     }
 
     pub fn asking(&mut self) -> Option<&mut TunnelAsking> {
         match &mut self.stage {
-            Stage::Asking(asking) => Some(asking),
-            Stage::Open(_) => None,
+            TunnelStage::Asking(asking) => Some(asking),
+            TunnelStage::Open(_) => None,
         }
     }
 
     /// The backend has let the client in, which waits for its place among the connections of its user.
     pub fn hold(&mut self, admission: TunnelAdmission) {
-        if let Stage::Asking(asking) = &mut self.stage {
+        if let TunnelStage::Asking(asking) = &mut self.stage {
             asking.admission = Some(Box::new(admission));
         }
     }
@@ -215,22 +215,24 @@ impl Tunnel {
     /// The backend has let the client in: it is open, or waits for its place.
     pub fn is_admitted(&self) -> bool {
         match &self.stage {
-            Stage::Asking(asking) => asking.admission.is_some(),
-            Stage::Open(_) => true,
+            TunnelStage::Asking(asking) => asking.admission.is_some(),
+            TunnelStage::Open(_) => true,
         }
     }
 
     /// As the backend named it.
     pub fn user(&self) -> Option<&UserName> {
         match &self.stage {
-            Stage::Asking(asking) => asking.admission.as_ref().and_then(|admission| admission.user.as_ref()),
-            Stage::Open(_) => self.user.as_ref(),
+            TunnelStage::Asking(asking) => {
+                asking.admission.as_ref().and_then(|admission| admission.user.as_ref())
+            }
+            TunnelStage::Open(_) => self.user.as_ref(),
         }
     }
 
     /// The backend has let the client in. `None`: it was in already.
     pub fn open(&mut self, user: Option<UserName>, unix_s: u64) -> Option<TunnelAsking> {
-        let Stage::Asking(asking) = std::mem::replace(&mut self.stage, Stage::Open(None)) else {
+        let TunnelStage::Asking(asking) = std::mem::replace(&mut self.stage, TunnelStage::Open(None)) else {
             return None;
         };
         self.user = user;
@@ -241,13 +243,13 @@ impl Tunnel {
     /// The client said something. `Some`: hand it over now. `None`: it waits behind what is under way.
     pub fn handle_message(&mut self, message: Payload) -> Option<(u64, Payload)> {
         match &mut self.stage {
-            Stage::Asking(_) => None,
-            Stage::Open(Some(work)) => {
+            TunnelStage::Asking(_) => None,
+            TunnelStage::Open(Some(work)) => {
                 work.waiting_bytes += message.bytes.len();
                 work.waiting.push_back(message);
                 None
             }
-            Stage::Open(work @ None) => {
+            TunnelStage::Open(work @ None) => {
                 *work = Some(Box::new(TunnelWork::new(message.clone())));
                 self.sequence += 1;
                 Some((self.sequence, message))
@@ -257,7 +259,7 @@ impl Tunnel {
 
     /// What was under way is done with: the next message to hand over, if one waits.
     pub fn handle_answered(&mut self) -> Option<(u64, Payload)> {
-        let Stage::Open(work) = &mut self.stage else { return None };
+        let TunnelStage::Open(work) = &mut self.stage else { return None };
         let next = work.as_mut().and_then(|work| {
             let next = work.waiting.pop_front()?;
             work.waiting_bytes -= next.bytes.len();
@@ -278,7 +280,7 @@ impl Tunnel {
 
     /// True when the client is to be read from no longer. Once: until [`Tunnel::take_resume`] it stays paused.
     pub fn take_pause(&mut self, limits: WaitingLimits) -> bool {
-        let Stage::Open(Some(work)) = &mut self.stage else { return false };
+        let TunnelStage::Open(Some(work)) = &mut self.stage else { return false };
         let full = work.waiting.len() >= limits.messages_max || work.waiting_bytes >= limits.bytes_max;
         full && !std::mem::replace(&mut work.paused, true)
     }
@@ -286,7 +288,7 @@ impl Tunnel {
     /// Ask before [`Tunnel::handle_answered`], which may end the work: true when the client is to be read from again.
     /// That is at half of the limits, so that reading does not stop and start with each message.
     pub fn take_resume(&mut self, limits: WaitingLimits) -> bool {
-        let Stage::Open(Some(work)) = &mut self.stage else { return false };
+        let TunnelStage::Open(Some(work)) = &mut self.stage else { return false };
         let next_bytes = work.waiting.front().map_or(0, |next| next.bytes.len());
         let (messages, bytes) = (work.waiting.len().saturating_sub(1), work.waiting_bytes - next_bytes);
         let room = messages * 2 <= limits.messages_max && bytes * 2 <= limits.bytes_max;
@@ -295,32 +297,32 @@ impl Tunnel {
 
     /// Whether reading from the client is paused because the backend does not keep up.
     pub fn is_paused(&self) -> bool {
-        matches!(&self.stage, Stage::Open(Some(work)) if work.paused)
+        matches!(&self.stage, TunnelStage::Open(Some(work)) if work.paused)
     }
 
     /// Whether it has spoken before it was let in: that is kept, and enough.
     pub fn holds_input(&self) -> bool {
-        matches!(&self.stage, Stage::Asking(asking) if !asking.unread.is_empty())
+        matches!(&self.stage, TunnelStage::Asking(asking) if !asking.unread.is_empty())
     }
 
     /// What that takes of its budget.
     pub fn held_input_bytes(&self) -> u64 {
         match &self.stage {
-            Stage::Asking(asking) => asking.unread.leased_bytes(),
-            Stage::Open(_) => 0,
+            TunnelStage::Asking(asking) => asking.unread.leased_bytes(),
+            TunnelStage::Open(_) => 0,
         }
     }
 
     /// Whether the backend has a message and has not answered it.
     pub fn is_asking_backend(&self) -> bool {
-        matches!(self.stage, Stage::Open(Some(_)))
+        matches!(self.stage, TunnelStage::Open(Some(_)))
     }
 
     /// The message that the backend has and has not answered, with its number: of a tunnel that came from a record, to be
     /// handed over again.
     pub fn under_way(&self) -> Option<(u64, &Payload)> {
         match &self.stage {
-            Stage::Open(Some(work)) => Some((self.sequence, &work.under_way)),
+            TunnelStage::Open(Some(work)) => Some((self.sequence, &work.under_way)),
             _ => None,
         }
     }
@@ -333,14 +335,14 @@ impl Tunnel {
     /// Messages that wait behind the one under way, and their bytes.
     pub fn waiting(&self) -> (usize, usize) {
         match &self.stage {
-            Stage::Open(Some(work)) => (work.waiting.len(), work.waiting_bytes),
+            TunnelStage::Open(Some(work)) => (work.waiting.len(), work.waiting_bytes),
             _ => (0, 0),
         }
     }
 
     /// What waits will not be handed over.
     pub fn discard(&mut self) {
-        let Stage::Open(Some(work)) = &mut self.stage else { return };
+        let TunnelStage::Open(Some(work)) = &mut self.stage else { return };
         work.waiting_bytes = 0;
         self.undelivered = self.undelivered.saturating_add(work.waiting.len() as u32);
         work.waiting.clear();
@@ -350,7 +352,7 @@ impl Tunnel {
     pub fn fail(&mut self) {
         self.discard();
         self.undelivered = self.undelivered.saturating_add(1);
-        self.stage = Stage::Open(None);
+        self.stage = TunnelStage::Open(None);
     }
 
     /// Messages that the backend will not get.
@@ -371,7 +373,7 @@ mod tests {
         let asking = TunnelAsking {
             handshake,
             waiting: Waiting::for_good(),
-            unread: Held::default(),
+            unread: BudgetHeld::default(),
             admission: None,
         };
         let mut tunnel = Tunnel::new(0, asking);

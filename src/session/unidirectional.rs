@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::base::budget::Held;
+use crate::base::budget::BudgetHeld;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
@@ -55,7 +55,7 @@ pub struct Unidirectional {
     subs: SmallVec<[Sub; 2]>,
     pub identity: Option<Box<Identity>>,
     /// Present while something is awaited of an owner, and as long as a poll is held.
-    pub work: Option<Box<Work>>,
+    pub work: Option<Box<UnidirectionalWork>>,
     /// Tells what it asked from what an earlier request of the same connection asked.
     pub id: u32,
     pub mode: Mode,
@@ -69,16 +69,16 @@ pub(super) type ChannelFilters = Vec<(ChannelIndex, Arc<Filters>)>;
 
 /// What the answer of a request needs until it is given.
 #[derive(Debug, Default)]
-pub struct Work {
+pub struct UnidirectionalWork {
     pub reply: ReplyForm,
     /// Present until every owner has answered.
     pub asking: Option<Box<Asking>>,
     /// Input that came behind the request; few have any.
-    pub unread: Option<Box<Held>>,
+    pub unread: Option<Box<BudgetHeld>>,
 }
 
 // A held poll has one: with its slot it is most of what the poll costs.
-const _: () = assert!(size_of::<Work>() <= 32);
+const _: () = assert!(size_of::<UnidirectionalWork>() <= 32);
 
 /// An origin as the browser sent it.
 #[derive(Clone, Debug)]
@@ -335,13 +335,13 @@ impl Unidirectional {
 
 /// Who asks, as a request shows it.
 #[derive(Clone, Debug, Default)]
-pub struct Admission {
+pub struct UnidirectionalAdmission {
     pub identity: Option<Box<Identity>>,
     /// Channels that tokens and the connect hook open, whatever their namespace says, and the personal one.
     pub granted: Vec<(ChannelName, SubscribeGrant)>,
 }
 
-impl Admission {
+impl UnidirectionalAdmission {
     pub fn grant(&self, channel: &str) -> Option<&SubscribeGrant> {
         self.granted.iter().find(|(granted, _)| **granted == *channel).map(|(_, grant)| grant)
     }
@@ -517,7 +517,7 @@ mod tests {
         let mut uni = Unidirectional::new(7, Mode::Poll, None);
         let asking = Asking { outstanding: channels.len() as u32, channels, ..Asking::default() };
         let reply = ReplyForm { limit: 9, ..ReplyForm::default() };
-        uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
+        uni.work = Some(Box::new(UnidirectionalWork { reply, asking: Some(Box::new(asking)), unread: None }));
         uni
     }
 
@@ -576,7 +576,7 @@ mod tests {
     #[test]
     fn a_held_poll_costs_less_than_its_bound_above_an_idle_client() {
         assert!(size_of::<Unidirectional>() <= size_of::<crate::session::Session>() + 16);
-        assert!(size_of::<Work>() <= 64, "{}", size_of::<Work>());
+        assert!(size_of::<UnidirectionalWork>() <= 64, "{}", size_of::<UnidirectionalWork>());
     }
 
     #[test]

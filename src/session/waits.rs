@@ -108,21 +108,21 @@ pub(super) struct Wish {
 
 /// In order, each one command of its own.
 #[derive(Default)]
-pub(super) struct Held {
+pub(super) struct HeldCommands {
     /// Bound: [`HELD_BYTES_MAX`](crate::session::HELD_BYTES_MAX), at which reading pauses.
     pub(super) commands: VecDeque<Box<[u8]>>,
     pub(super) bytes: usize,
 }
 
-impl Held {
+impl HeldCommands {
     /// In order.
     pub(super) fn commands(&self) -> impl Iterator<Item = &[u8]> {
         self.commands.iter().map(|command| &**command)
     }
 
-    pub(super) fn of(commands: impl Iterator<Item = Box<[u8]>>) -> Held {
+    pub(super) fn of(commands: impl Iterator<Item = Box<[u8]>>) -> HeldCommands {
         let commands: VecDeque<_> = commands.collect();
         let bytes = commands.iter().map(|command| command.len() + COMMAND_BYTES).sum();
-        Held { commands, bytes }
+        HeldCommands { commands, bytes }
     }
 }

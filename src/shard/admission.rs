@@ -12,7 +12,7 @@ use crate::base::admission::{Admission, Refusal};
 use crate::base::bytes::Bytes;
 use crate::base::networks::Network;
 use crate::proto::http1::{self, RequestHead};
-use crate::shard::admitted::{Counted, Entry, Standing};
+use crate::shard::admitted::{AdmittedEntry, Counted, Standing};
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
@@ -74,7 +74,7 @@ impl Core {
             return true;
         }
         let network = self.network(slot, &admission);
-        let mut entry = Entry::new(network, Standing::Unauthenticated);
+        let mut entry = AdmittedEntry::new(network, Standing::Unauthenticated);
         let Err(refusal) = admission.enter(network, self.env.now) else {
             self.links.admitted.insert(slot, entry);
             return true;
@@ -96,7 +96,7 @@ impl Core {
         }
         let network = self.network(slot, &admission);
         if let Err(refusal) = self.count_again(slot, &admission, network, false) {
-            self.links.admitted.insert(slot, Entry::new(network, Standing::Heard(refusal)));
+            self.links.admitted.insert(slot, AdmittedEntry::new(network, Standing::Heard(refusal)));
             self.timer_in(slot, HEARD_PATIENCE);
         }
     }
@@ -170,7 +170,7 @@ impl Core {
         self.uncount(slot, admission);
         let entered = admission.enter(network, self.env.now);
         let standing = if entered.is_ok() { Standing::Unauthenticated } else { Standing::Between };
-        let mut entry = Entry::new(network, standing);
+        let mut entry = AdmittedEntry::new(network, standing);
         entry.of_request = of_request;
         self.links.admitted.insert(slot, entry);
         entered

@@ -10,8 +10,8 @@ use crate::base::networks::Network;
 
 /// Entries by slot. Bounded by the connections of the shard.
 #[derive(Debug, Default)]
-pub struct Admitted {
-    entries: HashMap<u32, Entry, RandomState>,
+pub struct AdmittedConnections {
+    entries: HashMap<u32, AdmittedEntry, RandomState>,
     /// Of these, connections that are heard although they are too many.
     heard: u32,
     /// Of these, connections that were refused and are on their way out.
@@ -19,7 +19,7 @@ pub struct Admitted {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub struct AdmittedEntry {
     /// The network that it is counted in.
     pub network: Option<Network>,
     pub standing: Standing,
@@ -42,9 +42,9 @@ pub enum Standing {
     Between,
 }
 
-impl Entry {
-    pub fn new(network: Option<Network>, standing: Standing) -> Entry {
-        Entry { network, standing, of_request: false, connected: false, refused: false }
+impl AdmittedEntry {
+    pub fn new(network: Option<Network>, standing: Standing) -> AdmittedEntry {
+        AdmittedEntry { network, standing, of_request: false, connected: false, refused: false }
     }
 
     /// As what it is counted; `None` if it is not.
@@ -65,18 +65,18 @@ pub struct Counted {
     pub unauthenticated: bool,
 }
 
-impl Admitted {
-    pub fn insert(&mut self, slot: u32, entry: Entry) {
+impl AdmittedConnections {
+    pub fn insert(&mut self, slot: u32, entry: AdmittedEntry) {
         self.remove(slot);
         self.heard += u32::from(matches!(entry.standing, Standing::Heard(_)));
         self.entries.insert(slot, entry);
     }
 
-    pub fn get(&self, slot: u32) -> Option<&Entry> {
+    pub fn get(&self, slot: u32) -> Option<&AdmittedEntry> {
         self.entries.get(&slot)
     }
 
-    pub fn remove(&mut self, slot: u32) -> Option<Entry> {
+    pub fn remove(&mut self, slot: u32) -> Option<AdmittedEntry> {
         let entry = self.entries.remove(&slot)?;
         self.heard -= u32::from(matches!(entry.standing, Standing::Heard(_)));
         self.refused -= u32::from(entry.refused);
@@ -135,24 +135,24 @@ mod tests {
 
     #[test]
     fn numbers_follow_the_entries() {
-        let mut admitted = Admitted::default();
-        admitted.insert(1, Entry::new(None, Standing::Heard(Refusal::NodeUnauthenticated)));
-        admitted.insert(2, Entry::new(None, Standing::Unauthenticated));
+        let mut admitted = AdmittedConnections::default();
+        admitted.insert(1, AdmittedEntry::new(None, Standing::Heard(Refusal::NodeUnauthenticated)));
+        admitted.insert(2, AdmittedEntry::new(None, Standing::Unauthenticated));
         assert_eq!((admitted.heard(), admitted.refused()), (1, 0));
         admitted.set_refused(1);
         admitted.set_refused(1);
         admitted.set_refused(3);
         assert_eq!((admitted.heard(), admitted.refused()), (1, 1));
-        admitted.insert(1, Entry::new(None, Standing::Unauthenticated));
+        admitted.insert(1, AdmittedEntry::new(None, Standing::Unauthenticated));
         assert_eq!((admitted.heard(), admitted.refused()), (0, 0));
         assert!(admitted.remove(1).is_some() && admitted.remove(1).is_none());
     }
 
     #[test]
     fn a_connection_authenticates_once() {
-        let mut admitted = Admitted::default();
-        admitted.insert(1, Entry::new(None, Standing::Unauthenticated));
-        let counted = |admitted: &Admitted| admitted.get(1).unwrap().counted();
+        let mut admitted = AdmittedConnections::default();
+        admitted.insert(1, AdmittedEntry::new(None, Standing::Unauthenticated));
+        let counted = |admitted: &AdmittedConnections| admitted.get(1).unwrap().counted();
         assert_eq!(counted(&admitted), Some(Counted { network: None, unauthenticated: true }));
         assert_eq!(admitted.authenticate(1), Some(None));
         assert_eq!(admitted.authenticate(1), None);
@@ -162,9 +162,12 @@ mod tests {
 
     #[test]
     fn only_a_proxys_connection_is_released_and_once() {
-        let mut admitted = Admitted::default();
-        admitted.insert(1, Entry::new(None, Standing::Unauthenticated));
-        admitted.insert(2, Entry { of_request: true, ..Entry::new(None, Standing::Authenticated) });
+        let mut admitted = AdmittedConnections::default();
+        admitted.insert(1, AdmittedEntry::new(None, Standing::Unauthenticated));
+        admitted.insert(
+            2,
+            AdmittedEntry { of_request: true, ..AdmittedEntry::new(None, Standing::Authenticated) },
+        );
         assert_eq!(admitted.release(1), None);
         assert_eq!(admitted.release(2), Some(Counted { network: None, unauthenticated: false }));
         assert_eq!(admitted.release(2), None);

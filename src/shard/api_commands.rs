@@ -10,7 +10,7 @@ use crate::session::token::Overrides;
 use crate::session::{Renewal, SessionEnvironment as _, Sub, SubscribeEffect, rights};
 use crate::shard::connections::Connection;
 use crate::shard::control_request::seen::EndedBy;
-use crate::shard::control_request::{ChannelCount, ControlRequest, Reply, Target};
+use crate::shard::control_request::{ChannelCount, ControlReply, ControlRequest, Target};
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
 use crate::shard::mailbox::{ApiCommand, ConnectionCommand, ShardMessage};
@@ -104,7 +104,7 @@ impl Core {
     }
 
     /// Passes a command on to every connection that the target names. The reply goes out when all have carried it out.
-    fn command(&mut self, target: &Target, reply: Reply<()>, command: impl Fn(ConnId) -> ApiCommand) {
+    fn command(&mut self, target: &Target, reply: ControlReply<()>, command: impl Fn(ConnId) -> ApiCommand) {
         let done = Gather::new(reply);
         let named: Vec<ConnId> = match target.client {
             // A client's id says where it is, whoever its user is; an id of another run is nobody's.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::except::Except;
-use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::permissions::{Deed, Grantee, Permissions};
 use crate::session::rules::ChannelRules;
 use crate::shard::core::Core;
 use crate::shard::core_tests::Stage;
@@ -19,7 +19,7 @@ fn stage(change: impl Fn(&mut ChannelRules)) -> Stage {
         options.channels_max = 64;
         let permissions = [Deed::Subscribe, Deed::Publish, Deed::ReadHistory]
             .into_iter()
-            .fold(Permissions::default(), |all, deed| all.with(deed, Who::Client, true));
+            .fold(Permissions::default(), |all, deed| all.with(deed, Grantee::Client, true));
         options.rules = Arc::new(options.rules.map(|rules| {
             let mut rules =
                 ChannelRules { permissions, allow_delta: true, allow_tags_filter: true, ..rules.clone() };

@@ -18,7 +18,7 @@ use crate::hub::requests::{
     Released,
 };
 use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery};
-use crate::shard::control_request::{ControlRequest, CursorsRequest, Reply};
+use crate::shard::control_request::{ControlReply, ControlRequest, CursorsRequest};
 use crate::shard::gather::AckGather;
 use crate::shard::owner::{FromOwner, JoinTag, OwnerAnswer, OwnerRequest, ReadBy};
 
@@ -31,18 +31,18 @@ pub struct ChannelOwner {
     /// Who waits for the store.
     /// Bound: one for each publish, join and read that is not answered; [`APPENDS_MAX`](crate::hub::limits::APPENDS_MAX) and
     /// what connections may ask at once.
-    waiting: HashMap<Ticket, Vec<Waiting>>,
+    waiting: HashMap<Ticket, Vec<WaitingAnswer>>,
     /// Of these, the joins of each connection.
     joining: HashMap<ConnId, Vec<Ticket>>,
 }
 
 /// Waits for an append or a read.
-enum Waiting {
+enum WaitingAnswer {
     Publish { pace: Pace, to: PublishedTo },
     Join { join: Joining, position: Position },
     Read { by: ReadBy, read: Read, position: Position },
     Ack { done: Arc<AckGather>, acked: Acked },
-    Members { count: usize, reply: Reply<usize> },
+    Members { count: usize, reply: ControlReply<usize> },
 }
 
 /// Where the answer to a publish goes.
@@ -52,7 +52,7 @@ enum PublishedTo {
         id: u32,
         receipt: bool,
     },
-    Control(Reply<Position>),
+    Control(ControlReply<Position>),
     /// To nobody: it is a count of subscribers.
     Occupancy,
 }
@@ -77,7 +77,7 @@ pub struct PublicationCounts {
 
 /// The clock of a request.
 #[derive(Clone, Copy, Debug)]
-pub struct Moment {
+pub struct OwnerMoment {
     pub now: Time,
     /// Milliseconds since 1970.
     pub wall_ms: u64,
@@ -100,7 +100,7 @@ impl ChannelOwner {
         self.publications
     }
 
-    pub fn handle_request(&mut self, request: OwnerRequest, at: Moment, post: Post<'_>) {
+    pub fn handle_request(&mut self, request: OwnerRequest, at: OwnerMoment, post: Post<'_>) {
         match request {
             OwnerRequest::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
@@ -113,7 +113,7 @@ impl ChannelOwner {
                         match recovery {
                             Some(Recovery::Later(ticket)) => {
                                 self.joining.entry(conn).or_default().push(ticket);
-                                self.wait(ticket, Waiting::Join { join, position });
+                                self.wait(ticket, WaitingAnswer::Join { join, position });
                             }
                             recovery => self.answer_join(join, Ok((position, recovery)), post),
                         }
@@ -142,7 +142,7 @@ impl ChannelOwner {
                         answer(OwnerAnswer::Read { by, read, answer: answered }, post)
                     }
                     Reading::Later(ticket, position) => {
-                        self.wait(ticket, Waiting::Read { by, read, position });
+                        self.wait(ticket, WaitingAnswer::Read { by, read, position });
                     }
                 }
             }
@@ -157,7 +157,7 @@ impl ChannelOwner {
             OwnerRequest::Ack { ask, done } => {
                 let acked = self.owned.ack(&ask, at.now);
                 match acked.ticket {
-                    Some(ticket) => self.wait(ticket, Waiting::Ack { done, acked }),
+                    Some(ticket) => self.wait(ticket, WaitingAnswer::Ack { done, acked }),
                     None => answer_acks(&done, acked, post),
                 }
             }
@@ -168,7 +168,7 @@ impl ChannelOwner {
     pub fn handle_control_request(
         &mut self,
         ask: ControlRequest,
-        at: Moment,
+        at: OwnerMoment,
         post: Post<'_>,
     ) -> Option<ControlRequest> {
         match ask {
@@ -188,7 +188,7 @@ impl ChannelOwner {
         None
     }
 
-    fn handle_cursors_ask(&mut self, ask: CursorsRequest, at: Moment) {
+    fn handle_cursors_ask(&mut self, ask: CursorsRequest, at: OwnerMoment) {
         match ask {
             CursorsRequest::Page(query, reply) => {
                 let CursorsQuery { channel, user, after, limit } = query;
@@ -216,9 +216,13 @@ impl ChannelOwner {
     }
 
     /// How many have changed, when that is kept.
-    fn reply_changed(&mut self, changed: Result<(usize, Option<Ticket>), ErrorCode>, reply: Reply<usize>) {
+    fn reply_changed(
+        &mut self,
+        changed: Result<(usize, Option<Ticket>), ErrorCode>,
+        reply: ControlReply<usize>,
+    ) {
         match changed {
-            Ok((count, Some(ticket))) => self.wait(ticket, Waiting::Members { count, reply }),
+            Ok((count, Some(ticket))) => self.wait(ticket, WaitingAnswer::Members { count, reply }),
             Ok((count, None)) => reply.send(Ok(count)),
             Err(error_code) => reply.send(Err(error_code)),
         }
@@ -230,7 +234,7 @@ impl ChannelOwner {
     }
 
     /// What the store has done since goes out: publications to followers, answers to those who wait.
-    pub fn handle_stored(&mut self, at: Moment, post: Post<'_>) {
+    pub fn handle_stored(&mut self, at: OwnerMoment, post: Post<'_>) {
         while !self.waiting.is_empty()
             && let Some(released) = self.owned.take_released(at.now)
         {
@@ -238,7 +242,7 @@ impl ChannelOwner {
                 Released::Published(ticket, outcome) => {
                     let waiting = self.waiting.remove(&ticket).unwrap_or_default();
                     let pace = waiting.iter().find_map(|waiting| match waiting {
-                        Waiting::Publish { pace, .. } => Some(*pace),
+                        WaitingAnswer::Publish { pace, .. } => Some(*pace),
                         _ => None,
                     });
                     let outcome = outcome.map(|published| {
@@ -246,7 +250,7 @@ impl ChannelOwner {
                         published.position
                     });
                     for waiting in waiting {
-                        if let Waiting::Publish { to, .. } = waiting {
+                        if let WaitingAnswer::Publish { to, .. } = waiting {
                             to.send(outcome, post);
                         }
                     }
@@ -254,8 +258,8 @@ impl ChannelOwner {
                 Released::Cursors(ticket, kept) => {
                     for waiting in self.waiting.remove(&ticket).unwrap_or_default() {
                         match waiting {
-                            Waiting::Ack { done, acked } => answer_acks(&done, acked.kept(kept), post),
-                            Waiting::Members { count, reply } => reply.send(kept.map(|()| count)),
+                            WaitingAnswer::Ack { done, acked } => answer_acks(&done, acked.kept(kept), post),
+                            WaitingAnswer::Members { count, reply } => reply.send(kept.map(|()| count)),
                             _ => {}
                         }
                     }
@@ -272,12 +276,12 @@ impl ChannelOwner {
     fn handle_read_back(
         &mut self,
         ticket: Ticket,
-        waiting: Waiting,
+        waiting: WaitingAnswer,
         publications: Publications,
         post: Post<'_>,
     ) {
         match waiting {
-            Waiting::Join { join, position } => {
+            WaitingAnswer::Join { join, position } => {
                 if let Some(tickets) = self.joining.get_mut(&join.conn) {
                     tickets.retain(|waiting| *waiting != ticket);
                     if tickets.is_empty() {
@@ -288,11 +292,11 @@ impl ChannelOwner {
                 let recovery = Recovery::of(publications, after, position);
                 self.answer_join(join, Ok((position, Some(recovery))), post);
             }
-            Waiting::Read { by, read, position } => {
+            WaitingAnswer::Read { by, read, position } => {
                 let page = ReadAnswer::page(publications, read.after, position, read.bytes_max);
                 answer(OwnerAnswer::Read { by, read, answer: page }, post);
             }
-            Waiting::Publish { .. } | Waiting::Ack { .. } | Waiting::Members { .. } => {}
+            WaitingAnswer::Publish { .. } | WaitingAnswer::Ack { .. } | WaitingAnswer::Members { .. } => {}
         }
     }
 
@@ -300,14 +304,13 @@ impl ChannelOwner {
     /// before they hear that it has joined: a join that waits for the log goes on without what the log has.
     fn hurry_join(&mut self, conn: ConnId, channel: &str, post: Post<'_>) {
         let Some(tickets) = self.joining.get_mut(&conn) else { return };
-        let is_it =
-            |waiting: &Waiting| matches!(waiting, Waiting::Join { join, .. } if *join.channel == *channel);
+        let is_it = |waiting: &WaitingAnswer| matches!(waiting, WaitingAnswer::Join { join, .. } if *join.channel == *channel);
         let found = tickets.iter().find_map(|ticket| {
             let waiting = self.waiting.get_mut(ticket)?;
             let at = waiting.iter().position(is_it)?;
             Some((*ticket, waiting.swap_remove(at)))
         });
-        let Some((ticket, Waiting::Join { join, position })) = found else { return };
+        let Some((ticket, WaitingAnswer::Join { join, position })) = found else { return };
         tickets.retain(|waiting| *waiting != ticket);
         if tickets.is_empty() {
             self.joining.remove(&conn);
@@ -321,7 +324,7 @@ impl ChannelOwner {
         self.joining.clear();
     }
 
-    fn wait(&mut self, ticket: Ticket, waiting: Waiting) {
+    fn wait(&mut self, ticket: Ticket, waiting: WaitingAnswer) {
         self.waiting.entry(ticket).or_default().push(waiting);
     }
 
@@ -351,11 +354,11 @@ impl ChannelOwner {
     }
 
     /// Appends to the channel's log; when it is there, the publication goes to followers and the answer to who asked.
-    fn publish(&mut self, ask: PublishRequest, to: PublishedTo, at: Moment, post: Post<'_>) {
+    fn publish(&mut self, ask: PublishRequest, to: PublishedTo, at: OwnerMoment, post: Post<'_>) {
         let pace = ask.pace;
         let outcome = match self.owned.publish(ask, at.now, at.wall_ms) {
             Ok(Published { ticket: Some(ticket), .. }) => {
-                return self.wait(ticket, Waiting::Publish { pace, to });
+                return self.wait(ticket, WaitingAnswer::Publish { pace, to });
             }
             Ok(Published { position, publication, .. }) => {
                 self.deliver(publication, pace, post);

@@ -11,7 +11,7 @@ use crate::base::ids::{Epoch, Sock};
 use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, Missed, SinceEpoch, Visibility};
 use crate::hub::creators::Creator;
-use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack};
+use crate::hub::log_store::{Append, LogStore, ReadBack, StoreDone, StoreEntry};
 use crate::hub::requests::JoinRequest;
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
 
@@ -27,11 +27,11 @@ struct State {
     reads: Vec<(Ticket, Publications)>,
     kept: Publications,
     /// Bound: what a test does.
-    done: VecDeque<(Ticket, Done)>,
+    done: VecDeque<(Ticket, StoreDone)>,
 }
 
 impl LogStore for Delayed {
-    fn append(&mut self, entry: Entry<'_>, _: Time) -> Append {
+    fn append(&mut self, entry: StoreEntry<'_>, _: Time) -> Append {
         let state = &mut *self.0.lock();
         state.tickets += 1;
         state.appends.push((Ticket(state.tickets), Arc::clone(entry.publication)));
@@ -56,7 +56,7 @@ impl LogStore for Delayed {
         true
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         self.0.lock().done.pop_front()
     }
 }
@@ -69,17 +69,19 @@ impl Delayed {
         if kept {
             state.kept.push(publication);
         }
-        state.done.push_back((ticket, Done::Appended(if kept { Ok(()) } else { Err(ErrorCode::Internal) })));
+        state
+            .done
+            .push_back((ticket, StoreDone::Appended(if kept { Ok(()) } else { Err(ErrorCode::Internal) })));
     }
 
     fn finish_reads(&self) {
         let state = &mut *self.0.lock();
-        let reads = state.reads.drain(..).map(|(ticket, found)| (ticket, Done::Read(found)));
+        let reads = state.reads.drain(..).map(|(ticket, found)| (ticket, StoreDone::Read(found)));
         state.done.extend(reads);
     }
 }
 
-const AT: Moment = Moment { now: Time(1_000_000), wall_ms: 7 };
+const AT: OwnerMoment = OwnerMoment { now: Time(1_000_000), wall_ms: 7 };
 
 /// An owner and what it has said since that was last looked at.
 struct Stage {
@@ -277,7 +279,7 @@ fn an_owner_that_ends_acknowledges_nothing() {
     let mut stage = Stage::new();
     let answer = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&answer);
-    let reply = Reply::new(move |outcome| *kept.lock() = Some(outcome));
+    let reply = ControlReply::new(move |outcome| *kept.lock() = Some(outcome));
     let ask = ControlRequest::Publish(PublishRequest::new("c".into(), Bytes::from_static(b"a")), reply);
     assert!(stage.owner.handle_control_request(ask, AT, &mut |_, _| ()).is_none());
     assert_eq!(*answer.lock(), None);

@@ -9,11 +9,11 @@ use crate::base::ids::ClientId;
 use crate::hub::creators::Creator;
 use crate::hub::cursors::AckCall;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
-use crate::proto::centrifuge::{Batch, decode_connect, decode_frame};
+use crate::proto::centrifuge::{ReplyBatch, decode_connect, decode_frame};
 use crate::proto::wire::Wire;
 use crate::session::hook_call::PublishAnswer;
 use crate::session::sends::key_of;
-use crate::session::{Context, Effect, Emulation, Progress, READ_WEIGHT, Session};
+use crate::session::{CommandProgress, Context, Effect, Emulation, READ_WEIGHT, Session};
 use crate::shard::control_request::observer::Observation;
 use crate::shard::core::Core;
 use crate::shard::gather::AckGather;
@@ -67,9 +67,9 @@ impl Core {
                 result
             });
             match outcome {
-                Some(Ok(Progress::More)) => {}
-                Some(Ok(Progress::Done)) => return true,
-                Some(Ok(Progress::Held)) => {
+                Some(Ok(CommandProgress::More)) => {}
+                Some(Ok(CommandProgress::Done)) => return true,
+                Some(Ok(CommandProgress::Held)) => {
                     if self.peers.turn.left(slot) == 0 {
                         self.resume_commands_later(slot);
                     }
@@ -374,7 +374,11 @@ fn context<'a>(
         ask_again_s,
         carrier: wire.carrier,
         emulation: None,
-        out: if wire.carrier.is_unidirectional() { Batch::bare(text) } else { Batch::new(text, wire.format) },
+        out: if wire.carrier.is_unidirectional() {
+            ReplyBatch::bare(text)
+        } else {
+            ReplyBatch::new(text, wire.format)
+        },
         effects,
     }
 }

@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
-use crate::driver::End;
+use crate::driver::SocketEnd;
 use crate::shard::control_request::seen::EndedBy;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
@@ -82,12 +82,12 @@ impl Core {
     }
 
     /// The peer has ended its side, or the socket is broken.
-    pub fn handle_ended(&mut self, slot: u32, end: End) {
+    pub fn handle_ended(&mut self, slot: u32, end: SocketEnd) {
         if self.in_handshake(slot) && self.links.connections.requests(slot).is_some() {
             self.env.stats.fault(Cause::HandshakeAborted);
         }
         self.take_up_last(slot);
-        if end != End::Finished {
+        if end != SocketEnd::Finished {
             // It may have left without a word.
             self.env.stats.fault(if end.is_silence() { Cause::PeerTimeout } else { Cause::PeerReset });
             self.links.ends.blame(slot, EndedBy::Network);

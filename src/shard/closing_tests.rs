@@ -63,7 +63,7 @@ fn a_stream_gets_its_last_note_then_fin_then_the_socket_is_closed() {
     let (before, last) = text.split_once("event: disconnect").expect("a last note");
     assert!(before.contains("data") && last.ends_with("0\r\n\r\n"), "{text}");
     assert!(finishes(&mut stage, slot) && stage.is_open(slot), "FIN, and the peer's is awaited");
-    stage.core.handle_ended(slot, End::Finished);
+    stage.core.handle_ended(slot, SocketEnd::Finished);
     stage.tick();
     assert!(!stage.is_open(slot));
 }

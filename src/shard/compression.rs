@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 
-use crate::base::budget::Held;
+use crate::base::budget::BudgetHeld;
 use crate::base::ids::Sock;
 use crate::proto::websocket::deflate::{CompressionOptions, Deflated, Deflater, Inflater};
 
@@ -30,26 +30,26 @@ pub(in crate::shard) struct Compression {
     own_bytes: usize,
     /// Where the inflater's work stood when the tick began.
     work_before: u64,
-    pub unread: Unread,
+    pub unread: UnreadInput,
 }
 
 /// Input that is to be decoded in a later tick. Bound: the budget of HTTP input. Whether a connection has some is a flag of
 /// its link: it is asked for each read of each that may compress.
 #[derive(Default)]
-pub(in crate::shard) struct Unread {
+pub(in crate::shard) struct UnreadInput {
     /// Whose turn comes when. Bound: each at most once, so the connections.
     turns: VecDeque<Sock>,
-    input: HashMap<Sock, Held>,
+    input: HashMap<Sock, BudgetHeld>,
 }
 
-impl Unread {
-    /// What waits of a connection, to be put back with [`Unread::insert`].
-    pub fn take(&mut self, sock: Sock) -> Held {
+impl UnreadInput {
+    /// What waits of a connection, to be put back with [`UnreadInput::insert`].
+    pub fn take(&mut self, sock: Sock) -> BudgetHeld {
         self.input.get_mut(&sock).map(mem::take).unwrap_or_default()
     }
 
     /// All that waits of a connection. Its turn stays what it was.
-    pub fn insert(&mut self, sock: Sock, held: Held) {
+    pub fn insert(&mut self, sock: Sock, held: BudgetHeld) {
         if self.input.insert(sock, held).is_none() {
             self.turns.push_back(sock);
         }
@@ -72,7 +72,7 @@ impl Unread {
 
     /// What waits of it, with the room that it takes.
     pub fn leased_bytes(&self, sock: Sock) -> u64 {
-        self.input.get(&sock).map_or(0, Held::leased_bytes)
+        self.input.get(&sock).map_or(0, BudgetHeld::leased_bytes)
     }
 
     /// Connections that wait.
@@ -85,7 +85,7 @@ impl Unread {
     }
 
     pub fn of(&self, sock: Sock) -> &[u8] {
-        self.input.get(&sock).map_or(&[], Held::bytes)
+        self.input.get(&sock).map_or(&[], BudgetHeld::bytes)
     }
 }
 
@@ -96,7 +96,7 @@ impl Compression {
             inflater: Inflater::default(),
             own_bytes: 0,
             work_before: 0,
-            unread: Unread::default(),
+            unread: UnreadInput::default(),
         }
     }
 
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
     use crate::base::budget::Budget;
 
-    fn push(unread: &mut Unread, sock: Sock, budget: &Arc<Budget>, bytes: &[u8]) {
+    fn push(unread: &mut UnreadInput, sock: Sock, budget: &Arc<Budget>, bytes: &[u8]) {
         let mut held = unread.take(sock);
         held.push(budget, bytes).unwrap();
         unread.insert(sock, held);
@@ -161,7 +161,7 @@ mod tests {
     #[test]
     fn what_waits_comes_in_turn_and_whole() {
         let budget = Budget::new("input", 100);
-        let mut unread = Unread::default();
+        let mut unread = UnreadInput::default();
         let sock = |slot| Sock { slot, generation: 1 };
         assert!(unread.is_empty() && unread.pop().is_none());
         for (slot, bytes) in [(1, "one"), (2, "two"), (1, " and more"), (3, "three")] {

@@ -8,7 +8,7 @@ use crate::session::unidirectional::Unidirectional;
 use crate::shard::directory::Number;
 use crate::shard::link::{ClosingEnd, Link, Phase};
 use crate::shard::peer::{Peer, Requests};
-use crate::shard::timers::{Timed, TimerEntry};
+use crate::shard::timers::{TimedSlot, TimerEntry};
 
 /// One accepted socket, and the participant that speaks over it.
 pub struct Connection {
@@ -20,7 +20,7 @@ pub struct Connection {
 const _: () = assert!(size_of::<Option<Connection>>() + 8 <= 128, "an idle connection costs 128 bytes");
 const _: () = assert!(size_of::<Option<Connection>>() <= 104, "what it costs today");
 
-impl Timed for Connection {
+impl TimedSlot for Connection {
     fn timer(&mut self) -> &mut TimerEntry {
         self.peer.timer()
     }

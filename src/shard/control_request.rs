@@ -45,13 +45,13 @@ use crate::shard::options::ShardOptions;
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
 /// Dropped unanswered, it answers [`ErrorCode::Internal`], so that nobody waits for ever.
-pub struct Reply<T>(Option<Deliver<T>>);
+pub struct ControlReply<T>(Option<DeliverReply<T>>);
 
-type Deliver<T> = Box<dyn FnOnce(Result<T, ErrorCode>) + Send>;
+type DeliverReply<T> = Box<dyn FnOnce(Result<T, ErrorCode>) + Send>;
 
-impl<T> Reply<T> {
-    pub fn new(deliver: impl FnOnce(Result<T, ErrorCode>) + Send + 'static) -> Reply<T> {
-        Reply(Some(Box::new(deliver)))
+impl<T> ControlReply<T> {
+    pub fn new(deliver: impl FnOnce(Result<T, ErrorCode>) + Send + 'static) -> ControlReply<T> {
+        ControlReply(Some(Box::new(deliver)))
     }
 
     pub fn send(mut self, answer: Result<T, ErrorCode>) {
@@ -61,7 +61,7 @@ impl<T> Reply<T> {
     }
 }
 
-impl<T> Drop for Reply<T> {
+impl<T> Drop for ControlReply<T> {
     fn drop(&mut self) {
         if let Some(deliver) = self.0.take() {
             deliver(Err(ErrorCode::Internal));
@@ -69,7 +69,7 @@ impl<T> Drop for Reply<T> {
     }
 }
 
-impl<T> fmt::Debug for Reply<T> {
+impl<T> fmt::Debug for ControlReply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Reply")
     }
@@ -244,15 +244,15 @@ pub struct ShardStats {
 /// One ask about cursors.
 #[derive(Debug)]
 pub enum CursorsRequest {
-    Page(CursorsQuery, Reply<CursorsPage>),
+    Page(CursorsQuery, ControlReply<CursorsPage>),
     /// Of channels whose owner is the asked shard, each with its own outcome, in order.
-    Unread(UserName, Vec<ChannelName>, Reply<Vec<UnreadOutcome>>),
-    ReadBy(ReadByQuery, Reply<MembersPage>),
-    Members(CursorsQuery, Reply<MembersPage>),
+    Unread(UserName, Vec<ChannelName>, ControlReply<Vec<UnreadOutcome>>),
+    ReadBy(ReadByQuery, ControlReply<MembersPage>),
+    Members(CursorsQuery, ControlReply<MembersPage>),
     /// Makes users members that have everything up to the offset, or up to the top. Answers how many are new.
-    Add(ChannelName, Vec<UserName>, Option<Offset>, Reply<usize>),
+    Add(ChannelName, Vec<UserName>, Option<Offset>, ControlReply<usize>),
     /// Answers how many were members.
-    Remove(ChannelName, Vec<UserName>, Reply<usize>),
+    Remove(ChannelName, Vec<UserName>, ControlReply<usize>),
 }
 
 impl CursorsRequest {
@@ -273,47 +273,47 @@ impl CursorsRequest {
 /// One ask to one shard.
 #[derive(Debug)]
 pub enum ControlRequest {
-    Publish(PublishRequest, Reply<Position>),
-    History(HistoryRequest, Reply<History>),
-    HistoryRemove(ChannelName, Reply<()>),
-    Presence(ChannelName, Reply<Arc<Roster>>),
+    Publish(PublishRequest, ControlReply<Position>),
+    History(HistoryRequest, ControlReply<History>),
+    HistoryRemove(ChannelName, ControlReply<()>),
+    Presence(ChannelName, ControlReply<Arc<Roster>>),
     /// A page of the same.
-    PresencePage(PageQuery, Reply<Vec<Arc<ClientInfo>>>),
-    PresenceStats(ChannelName, Reply<PresenceStats>),
+    PresencePage(PageQuery, ControlReply<Vec<Arc<ClientInfo>>>),
+    PresenceStats(ChannelName, ControlReply<PresenceStats>),
     /// Of members' cursors.
     Cursors(CursorsRequest),
     /// How many connections each of these users has, whose owner is the asked shard.
-    Online(Vec<UserName>, Reply<Vec<u32>>),
-    Channels(FilterBox, Reply<Vec<ChannelCount>>),
+    Online(Vec<UserName>, ControlReply<Vec<u32>>),
+    Channels(FilterBox, ControlReply<Vec<ChannelCount>>),
     /// The first so many behind a name, in the order of names.
-    ChannelsPage(FilterBox, ChannelName, usize, Reply<Vec<ChannelSeen>>),
-    Connections(ConnectionsQuery, Reply<ConnectionsPage>),
-    Closed(ClosedQuery, Reply<ClosedPage>),
-    Busiest(Reply<Busiest>),
+    ChannelsPage(FilterBox, ChannelName, usize, ControlReply<Vec<ChannelSeen>>),
+    Connections(ConnectionsQuery, ControlReply<ConnectionsPage>),
+    Closed(ClosedQuery, ControlReply<ClosedPage>),
+    Busiest(ControlReply<Busiest>),
     /// Somebody is shown what a peer or a channel does, until nobody takes it any more.
-    Observe(Observer, Reply<()>),
-    Subscribe(SubscribeUser, Reply<()>),
-    Unsubscribe(UnsubscribeUser, Reply<()>),
-    Disconnect(DisconnectUser, Reply<()>),
-    Refresh(RefreshUser, Reply<()>),
+    Observe(Observer, ControlReply<()>),
+    Subscribe(SubscribeUser, ControlReply<()>),
+    Unsubscribe(UnsubscribeUser, ControlReply<()>),
+    Disconnect(DisconnectUser, ControlReply<()>),
+    Refresh(RefreshUser, ControlReply<()>),
     /// Closes connections of the shard that the node's blocks do not let in any more: one look at each.
-    Enforce(Reply<()>),
+    Enforce(ControlReply<()>),
     /// To one connection of a tunnel, which must be of this shard.
-    Tunnel(ConnId, TunnelCommand, Reply<TunnelTold>),
-    Push(PushUsers, Reply<Pushed>),
+    Tunnel(ConnId, TunnelCommand, ControlReply<TunnelTold>),
+    Push(PushUsers, ControlReply<Pushed>),
     /// To every connection of the shard that takes messages. Answers how many got it.
-    Everyone(Arc<UserMessage>, Reply<u64>),
-    Stats(Reply<ShardStats>),
+    Everyone(Arc<UserMessage>, ControlReply<u64>),
+    Stats(ControlReply<ShardStats>),
     /// Answered when the shard turns.
-    Alive(Reply<()>),
+    Alive(ControlReply<()>),
     /// Other options hold from now on.
-    Options(OptionsBox, Reply<()>),
+    Options(OptionsBox, ControlReply<()>),
     /// Lets no client in, and closes those that are here, evenly over the time. Another one takes its place.
-    Drain(Departure, Reply<()>),
+    Drain(Departure, ControlReply<()>),
     /// Clients that are still here stay, and others are let in.
-    DrainStop(Reply<()>),
+    DrainStop(ControlReply<()>),
     /// Closes some clients, evenly over the time, so that they connect again. Answers how many.
-    Reconnect(Movers, Departure, Reply<u64>),
+    Reconnect(Movers, Departure, ControlReply<u64>),
     /// Stops accepting, closes every client with the code, and ends the shard's thread when they are gone.
     Shutdown(Disconnect),
     /// Of an upgrade.

@@ -25,7 +25,7 @@ use crate::shard::events::Events;
 use crate::shard::handover::state::Handover;
 use crate::shard::layers::ListenerOptions;
 use crate::shard::links::{Action, Links};
-use crate::shard::mailbox::Inbox;
+use crate::shard::mailbox::ShardInbox;
 use crate::shard::messages::Messages;
 use crate::shard::options::ShardOptions;
 use crate::shard::outbox::Chain;
@@ -245,7 +245,7 @@ impl Core {
     }
 
     /// Where the client of a connection comes from: `None` for a unix socket, and where no listener asks (see
-    /// [`crate::driver::ListenerOptions::addresses`]).
+    /// [`crate::driver::ListenOptions::addresses`]).
     pub fn client_address(&self, slot: u32) -> Option<IpAddr> {
         self.links.addresses.get(slot)
     }
@@ -377,7 +377,7 @@ impl Core {
     // --- the tick's chores
 
     /// In turns: this shard's own messages, those of other shards, those about users, those of the control plane.
-    pub fn handle_messages(&mut self, inbox: &Inbox) {
+    pub fn handle_messages(&mut self, inbox: &ShardInbox) {
         let (mut taken, mut refused) = (0, 0);
         for turn in 0.. {
             if taken == MESSAGES_PER_TICK || refused == MESSAGE_SOURCES {
@@ -408,7 +408,7 @@ impl Core {
 
     /// The control plane may ask for the users of clients that were answered: their owner hears of them first. What comes
     /// meanwhile can wait.
-    fn handle_users(&mut self, inbox: &Inbox) {
+    fn handle_users(&mut self, inbox: &ShardInbox) {
         for _ in 0..self.messages.mailer.own_users() + inbox.users() {
             let Some(message) = self.messages.mailer.take_own_user().or_else(|| inbox.pop_user()) else {
                 return;

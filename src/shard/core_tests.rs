@@ -18,14 +18,14 @@ use crate::hub::limits::HubLimits;
 use crate::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use crate::hub::requests::PublishRequest;
 use crate::session::origins::AllowedOrigins;
-use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::permissions::{Deed, Grantee, Permissions};
 use crate::session::rules::ChannelRules;
 use crate::shard::client_ids::ClientIds;
-use crate::shard::control_request::{ControlRequest, Reply};
+use crate::shard::control_request::{ControlReply, ControlRequest};
 use crate::shard::core::Core;
 use crate::shard::link::PendingOutput;
 use crate::shard::links::Action;
-use crate::shard::mailbox::{Inbox, ShardMessage};
+use crate::shard::mailbox::{ShardInbox, ShardMessage};
 use crate::shard::options::{ClientHooks, HttpLimits, ShardOptions};
 use crate::shard::router::Router;
 
@@ -51,7 +51,7 @@ fn options() -> ShardOptions {
     ];
     let named = named.map(|(name, options)| (name.to_owned(), options));
     let namespaces = Namespaces::new(ChannelOptions::default(), named, 255);
-    let permissions = Permissions::default().with(Deed::Subscribe, Who::Client, true);
+    let permissions = Permissions::default().with(Deed::Subscribe, Grantee::Client, true);
     let rules = ChannelRules { permissions, ..ChannelRules::default() };
     ShardOptions {
         listeners: Vec::new(),
@@ -117,7 +117,7 @@ pub struct Stage {
     pub core: Core,
     /// What was done to sockets since it was last looked at.
     pub actions: Vec<Action>,
-    inbox: Arc<Inbox>,
+    inbox: Arc<ShardInbox>,
     /// Sockets that take nothing.
     full: BTreeSet<u32>,
     /// What the others took, by slot, since it was last looked at.
@@ -133,7 +133,7 @@ impl Stage {
     pub fn with(change: impl FnOnce(&mut ShardOptions)) -> Stage {
         let mut options = options();
         change(&mut options);
-        let inbox = Arc::new(Inbox::new(1024));
+        let inbox = Arc::new(ShardInbox::new(1024));
         let router = Router::new([Arc::clone(&inbox)].into(), [1, 2, 3, 4]);
         let (ids, prng) = (ClientIds::of_seed(1), Prng::with_seed(1));
         let core = Core::new(ShardId(0), Arc::new(options), router, ids, None, prng, Time::from_millis(1000));
@@ -250,7 +250,7 @@ impl Stage {
         let mut ask =
             PublishRequest::new(ChannelName::from(channel), Bytes::copy_from_slice(data.as_bytes()));
         change(&mut ask);
-        let ask = ControlRequest::Publish(ask, Reply::new(|_| {}));
+        let ask = ControlRequest::Publish(ask, ControlReply::new(|_| {}));
         self.core.handle_message(ShardMessage::ControlRequest(Box::new(ask)));
     }
 

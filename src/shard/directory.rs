@@ -37,7 +37,7 @@ const NONE: u32 = u32::MAX;
 
 /// Eight bytes.
 #[derive(Clone, Copy)]
-struct Entry {
+struct DirectoryEntry {
     /// Of the peer's connection; while nobody has the number, the next free number.
     slot: u32,
     /// Tells the uses of a number apart. The highest bit: somebody has it.
@@ -45,7 +45,7 @@ struct Entry {
 }
 
 const TAKEN: u32 = 1 << 31;
-const _: () = assert!(GENERATION_MASK < TAKEN && size_of::<Entry>() == 8);
+const _: () = assert!(GENERATION_MASK < TAKEN && size_of::<DirectoryEntry>() == 8);
 
 /// Who has which number: a book for the shard's own numbers, and one for each shard of an earlier process whose peers are
 /// here now.
@@ -56,7 +56,7 @@ pub(in crate::shard) struct Directory {
 /// The numbers that have one shard in them.
 struct Book {
     label: ShardId,
-    pages: Vec<Box<[Entry; PAGE]>>,
+    pages: Vec<Box<[DirectoryEntry; PAGE]>>,
     /// Numbers ever given.
     given: u32,
     free: u32,
@@ -141,7 +141,7 @@ impl Directory {
         if number >= book.given || book.entry(number).used & TAKEN != 0 {
             return None;
         }
-        *book.entry_mut(number) = Entry { slot, used: generation | TAKEN };
+        *book.entry_mut(number) = DirectoryEntry { slot, used: generation | TAKEN };
         Some(Number::of(at, number))
     }
 
@@ -174,7 +174,7 @@ impl Book {
             }
         };
         let entry = self.entry_mut(number);
-        *entry = Entry { slot, used: entry.used | TAKEN };
+        *entry = DirectoryEntry { slot, used: entry.used | TAKEN };
         number
     }
 
@@ -182,7 +182,7 @@ impl Book {
         let number = self.given;
         assert!(number <= SLOT_MAX, "as many numbers as slots");
         if number as usize / PAGE == self.pages.len() {
-            self.pages.push(Box::new([Entry { slot: NONE, used: 0 }; PAGE]));
+            self.pages.push(Box::new([DirectoryEntry { slot: NONE, used: 0 }; PAGE]));
         }
         self.given += 1;
         self.entry_mut(number).used = generation;
@@ -193,15 +193,15 @@ impl Book {
         let free = self.free;
         let entry = self.entry_mut(number);
         debug_assert!(entry.used & TAKEN != 0, "a number is given back once");
-        *entry = Entry { slot: free, used: (entry.used + 1) & GENERATION_MASK };
+        *entry = DirectoryEntry { slot: free, used: (entry.used + 1) & GENERATION_MASK };
         self.free = number;
     }
 
-    fn entry(&self, number: u32) -> Entry {
+    fn entry(&self, number: u32) -> DirectoryEntry {
         self.pages[number as usize / PAGE][number as usize % PAGE]
     }
 
-    fn entry_mut(&mut self, number: u32) -> &mut Entry {
+    fn entry_mut(&mut self, number: u32) -> &mut DirectoryEntry {
         &mut self.pages[number as usize / PAGE][number as usize % PAGE]
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::ConnId;
-use crate::shard::control_request::{Departure, Movers, Reply};
+use crate::shard::control_request::{ControlReply, Departure, Movers};
 use crate::shard::core::Core;
 use crate::shard::departures::Paced;
 
@@ -11,7 +11,7 @@ const CLOSES_PER_TICK: usize = 4096;
 
 impl Core {
     /// No client is let in from now on, and those that are here leave.
-    pub fn drain(&mut self, departure: &Departure, reply: Reply<()>) {
+    pub fn drain(&mut self, departure: &Departure, reply: ControlReply<()>) {
         let left = self.departing(&Movers::Percent(100));
         self.peers.departures.draining = true;
         self.peers.departures.drain = Some(Paced::new(left, self.env.now, departure, Disconnect::SHUTDOWN));
@@ -19,14 +19,14 @@ impl Core {
     }
 
     /// Those that have not left stay, and others are let in again.
-    pub fn drain_stop(&mut self, reply: Reply<()>) {
+    pub fn drain_stop(&mut self, reply: ControlReply<()>) {
         self.peers.departures.draining = false;
         self.peers.departures.drain = None;
         reply.send(Ok(()));
     }
 
     /// Some clients leave, to come back elsewhere.
-    pub fn reconnect(&mut self, movers: &Movers, departure: &Departure, reply: Reply<u64>) {
+    pub fn reconnect(&mut self, movers: &Movers, departure: &Departure, reply: ControlReply<u64>) {
         if !self.peers.departures.has_room() {
             return reply.send(Err(ErrorCode::TooManyRequests));
         }

@@ -28,7 +28,7 @@ use crate::shard::links::Action;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::requests::{ANSWER_PATIENCE, Http, Request};
 use crate::shard::stats::Cause;
-use crate::shard::unidirectional::{Answer, Caching, reply_form, requested_headers};
+use crate::shard::unidirectional::{Caching, UnidirectionalAnswer, reply_form, requested_headers};
 
 /// How a client's commands grow as the text of JSON in the body that brings them: quotes, backslashes and line feeds take
 /// two bytes each.
@@ -354,8 +354,14 @@ impl Core {
             EmulationOutcome::Taken => {
                 self.first_command(slot);
                 let (status, caching) = (204, Caching::Never);
-                let answer =
-                    Answer { status, caching, content_type: b"", tag: None, fields: &[], body: Vec::new() };
+                let answer = UnidirectionalAnswer {
+                    status,
+                    caching,
+                    content_type: b"",
+                    tag: None,
+                    fields: &[],
+                    body: Vec::new(),
+                };
                 self.answer_now(slot, form, answer);
                 return;
             }

@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ConnId;
-use crate::hub::cursors::Cursor;
+use crate::hub::cursors::MemberCursor;
 use crate::hub::requests::Acked;
-use crate::shard::control_request::{Pushed, Reply};
+use crate::shard::control_request::{ControlReply, Pushed};
 
 /// Answers an ask when the last of the messages it was split into is done with, by being dropped.
 #[derive(Debug)]
-pub struct Gather(parking_lot::Mutex<Option<Reply<()>>>);
+pub struct Gather(parking_lot::Mutex<Option<ControlReply<()>>>);
 
 impl Gather {
-    pub fn new(reply: Reply<()>) -> Arc<Gather> {
+    pub fn new(reply: ControlReply<()>) -> Arc<Gather> {
         Arc::new(Gather(parking_lot::Mutex::new(Some(reply))))
     }
 
@@ -41,11 +41,11 @@ pub struct Tally {
     connections: AtomicU64,
     reached: Box<[AtomicBool]>,
     /// Never locked: the last holder drops the tally.
-    reply: parking_lot::Mutex<Option<Reply<Pushed>>>,
+    reply: parking_lot::Mutex<Option<ControlReply<Pushed>>>,
 }
 
 impl Tally {
-    pub fn new(users: usize, reply: Reply<Pushed>) -> Arc<Tally> {
+    pub fn new(users: usize, reply: ControlReply<Pushed>) -> Arc<Tally> {
         let reached = (0..users).map(|_| AtomicBool::new(false)).collect();
         Arc::new(Tally {
             connections: AtomicU64::new(0),
@@ -85,7 +85,7 @@ pub struct AckGather {
 struct AcksLeft {
     /// Owners' answers that are awaited.
     answers: usize,
-    outcomes: Vec<Result<Cursor, ErrorCode>>,
+    outcomes: Vec<Result<MemberCursor, ErrorCode>>,
 }
 
 impl AckGather {
@@ -94,13 +94,13 @@ impl AckGather {
         conn: ConnId,
         id: u32,
         answers: usize,
-        outcomes: Vec<Result<Cursor, ErrorCode>>,
+        outcomes: Vec<Result<MemberCursor, ErrorCode>>,
     ) -> Arc<AckGather> {
         Arc::new(AckGather { conn, id, left: parking_lot::Mutex::new(AcksLeft { answers, outcomes }) })
     }
 
     /// An owner has answered. Gives all outcomes when it was the last.
-    pub fn answered(&self, acked: Acked) -> Option<Vec<Result<Cursor, ErrorCode>>> {
+    pub fn answered(&self, acked: Acked) -> Option<Vec<Result<MemberCursor, ErrorCode>>> {
         let mut left = self.left.lock();
         for (place, outcome) in acked.outcomes {
             left.outcomes[usize::from(place)] = outcome;

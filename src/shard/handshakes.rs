@@ -4,7 +4,7 @@
 //! steps that are due wait in the order in which they came, those of handshakes that have begun before others.
 
 use crate::base::bytes::Bytes;
-use crate::layer::{Step, StepKind};
+use crate::layer::{LayerStep, StepKind};
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
@@ -53,8 +53,8 @@ impl Core {
         }
         self.read_on(slot);
         match step {
-            Step::Nothing => {}
-            Step::Ready { resumed, certificate, mut rest } => {
+            LayerStep::Nothing => {}
+            LayerStep::Ready { resumed, certificate, mut rest } => {
                 if let Some(certificate) = certificate {
                     self.links.layers.set_certificate(slot, certificate);
                 }
@@ -64,7 +64,7 @@ impl Core {
                 self.timer_in(slot, self.head_patience(slot));
                 self.open(slot, &mut rest);
             }
-            Step::Fault(fault) => {
+            LayerStep::Fault(fault) => {
                 self.env.stats.layer_fault(fault);
                 self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin);
             }

@@ -39,15 +39,15 @@ const JSON_SUBPROTOCOL: &str = "centrifuge-json";
 const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
 
 /// What an upgrade leads to.
-enum Endpoint {
+enum HttpEndpoint {
     /// With the token that the request shows, the tag that it names, and the connect of a unidirectional client.
     Centrifuge(Wire, Option<Box<str>>, Option<Box<str>>, Option<Box<str>>),
     Echo,
 }
 
 /// What a request head asks for.
-enum Asked {
-    Upgraded(Endpoint, Vec<u8>, Option<Arc<Headers>>, Option<Agreed>),
+enum HttpAsked {
+    Upgraded(HttpEndpoint, Vec<u8>, Option<Arc<Headers>>, Option<Agreed>),
     /// Answered, and the connection is to end.
     Refused(Vec<u8>, Cause),
     Plain(Box<Request>, bool),
@@ -165,23 +165,23 @@ impl Core {
             }
         };
         match asked {
-            Asked::Upgraded(endpoint, answer, headers, agreed) => {
+            HttpAsked::Upgraded(endpoint, answer, headers, agreed) => {
                 self.env.stats.counters.websocket_upgrades_total += 1;
                 self.set_compression(slot, agreed);
                 self.send(slot, answer.into());
-                if matches!(endpoint, Endpoint::Echo) {
+                if matches!(endpoint, HttpEndpoint::Echo) {
                     self.first_command(slot);
                 }
                 let mut first = None;
                 if let Some(connection) = self.links.connections.get_mut(slot) {
                     match endpoint {
-                        Endpoint::Centrifuge(wire, token, origin, connect) => {
+                        HttpEndpoint::Centrifuge(wire, token, origin, connect) => {
                             first = connect;
                             let session = Session::new(wire, headers).with_token(token).with_origin(origin);
                             connection.peer.set_client(session);
                             self.timer_in(slot, self.env.options.connect_timeout);
                         }
-                        Endpoint::Echo => {
+                        HttpEndpoint::Echo => {
                             connection.peer.set_echo();
                             // It may idle for as long as it likes: it is there for conformance tools.
                             self.links.wheel.cancel(&mut self.links.connections, slot);
@@ -193,12 +193,12 @@ impl Core {
                 }
                 Some(consumed)
             }
-            Asked::Refused(answer, cause) => {
+            HttpAsked::Refused(answer, cause) => {
                 self.env.stats.fault(cause);
                 self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
                 Some(bytes.len())
             }
-            Asked::Plain(mut request, expects_continue) => {
+            HttpAsked::Plain(mut request, expects_continue) => {
                 // One too many is answered, and makes room.
                 request.keep_alive &= self.only_heard(slot).is_none();
                 Some(self.begin_plain(slot, request, expects_continue, bytes, consumed))
@@ -227,7 +227,13 @@ impl Core {
         head_len + self.handle_body(slot, http, &bytes[head_len..])
     }
 
-    fn route(&self, slot: u32, head: &RequestHead<'_>, client: Option<ClientPath>, serves: Serves) -> Asked {
+    fn route(
+        &self,
+        slot: u32,
+        head: &RequestHead<'_>,
+        client: Option<ClientPath>,
+        serves: Serves,
+    ) -> HttpAsked {
         let is_client = match head.path {
             _ if client.is_some() => true,
             // Plain requests for it are the control plane's.
@@ -240,13 +246,13 @@ impl Core {
                 let mut answer = Vec::new();
                 let origin = self.cors_origin(head).unwrap_or_default();
                 fault.write_with(&mut answer, &permission(origin.as_deref()));
-                return Asked::Refused(answer, Cause::HandshakeRefused);
+                return HttpAsked::Refused(answer, Cause::HandshakeRefused);
             }
         };
         if is_client && self.judge_origin(head) == Welcome::Refused {
             let mut answer = Vec::new();
             HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut answer);
-            return Asked::Refused(answer, Cause::OriginRefused);
+            return HttpAsked::Refused(answer, Cause::OriginRefused);
         }
         let agreed = match self.negotiate(head) {
             Ok(agreed) => agreed,
@@ -254,13 +260,13 @@ impl Core {
                 let mut answer = Vec::new();
                 let origin = self.cors_origin(head).unwrap_or_default();
                 fault.write_with(&mut answer, &permission(origin.as_deref()));
-                return Asked::Refused(answer, Cause::HandshakeRefused);
+                return HttpAsked::Refused(answer, Cause::HandshakeRefused);
             }
         };
         let mut answer = Vec::new();
         write_switch(&mut answer, &handshake, agreed);
         if !is_client {
-            return Asked::Upgraded(Endpoint::Echo, answer, None, agreed);
+            return HttpAsked::Upgraded(HttpEndpoint::Echo, answer, None, agreed);
         }
         let asked = |name| query::value(head.query.unwrap_or_default(), name);
         let (wire, connect) = match client {
@@ -274,8 +280,8 @@ impl Core {
             }
         };
         let origin = origin_tag(head).map(Box::from);
-        let endpoint = Endpoint::Centrifuge(wire, self.shown_token(head), origin, connect.map(Box::from));
-        Asked::Upgraded(endpoint, answer, self.forwarded(slot, head), agreed)
+        let endpoint = HttpEndpoint::Centrifuge(wire, self.shown_token(head), origin, connect.map(Box::from));
+        HttpAsked::Upgraded(endpoint, answer, self.forwarded(slot, head), agreed)
     }
 
     /// The token that an upgrade shows, for a connect command without one.
@@ -291,12 +297,12 @@ impl Core {
         }
     }
 
-    fn plain(&self, head: &RequestHead<'_>, serves: Serves) -> Asked {
+    fn plain(&self, head: &RequestHead<'_>, serves: Serves) -> HttpAsked {
         let origin = self.cors_origin(head).unwrap_or_default();
         let refused = |fault: HttpFault| {
             let mut answer = Vec::new();
             fault.write_with(&mut answer, &permission(origin.as_deref()));
-            Asked::Refused(answer, cause_of(fault))
+            HttpAsked::Refused(answer, cause_of(fault))
         };
         let body_bytes_max = match head.path {
             "/echo" if self.env.options.echo => ECHO_MESSAGE_BYTES_MAX,
@@ -316,7 +322,7 @@ impl Core {
             Err(fault) => return refused(fault),
         };
         let request = Request { parts, origin, keep_alive: head.keep_alive(), decoder, ..Request::default() };
-        Asked::Plain(Box::new(request), head.expects_continue())
+        HttpAsked::Plain(Box::new(request), head.expects_continue())
     }
 
     /// Takes input that follows a request's head; gives how much of it.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::base::budget::{Full, Held};
+use crate::base::budget::{BudgetHeld, Full};
 use crate::base::fault::Disconnect;
 use crate::base::ids::Sock;
 use crate::shard::core::Core;
@@ -20,7 +20,7 @@ impl Core {
     ///
     /// # Errors
     /// [`Full`]: nobody here holds more.
-    pub fn keep_input(&mut self, slot: u32, held: &mut Held, bytes: &[u8]) -> Result<(), Full> {
+    pub fn keep_input(&mut self, slot: u32, held: &mut BudgetHeld, bytes: &[u8]) -> Result<(), Full> {
         let budget = Arc::clone(&self.env.options.http.input);
         let wants = held.leased_bytes().max((held.bytes().len() + bytes.len()) as u64);
         while held.push(&budget, bytes).is_err() {

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::base::budget::Budget;
-use crate::driver::End;
+use crate::driver::SocketEnd;
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::TURN_COMMANDS_MAX;
-use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::permissions::{Deed, Grantee, Permissions};
 use crate::session::rules::ChannelRules;
 use crate::shard::core_tests::Stage;
 
@@ -23,7 +23,7 @@ fn head(len: usize) -> Vec<u8> {
 
 fn stage() -> Stage {
     Stage::with(|options| {
-        let permissions = Permissions::default().with(Deed::Publish, Who::Client, true);
+        let permissions = Permissions::default().with(Deed::Publish, Grantee::Client, true);
         let rules = ChannelRules { permissions, ..ChannelRules::default() };
         options.rules = Arc::new(options.namespaces.map(|_| rules.clone()));
         options.http.input = Budget::with_debts("input", BUDGET);
@@ -87,8 +87,8 @@ fn heard(stage: &Stage) -> u64 {
 fn who_says_much_and_leaves_has_said_all_of_it() {
     type Leave = fn(&mut Stage, u32);
     let ways: [Leave; 3] = [
-        |stage, slot| stage.core.handle_ended(slot, End::Finished),
-        |stage, slot| stage.core.handle_ended(slot, End::Broken(libc::ECONNRESET)),
+        |stage, slot| stage.core.handle_ended(slot, SocketEnd::Finished),
+        |stage, slot| stage.core.handle_ended(slot, SocketEnd::Broken(libc::ECONNRESET)),
         |stage, slot| stage.frame(slot, 8, &1000_u16.to_be_bytes()),
     ];
     for leave in ways {

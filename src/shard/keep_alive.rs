@@ -4,7 +4,7 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::session::Sub;
 use crate::shard::core::Core;
 use crate::shard::look::transport_of;
-use crate::shard::pings::{Beat, Liveness, Verdict};
+use crate::shard::pings::{Beat, Liveness, PingVerdict};
 use crate::shard::timers::{self, ShortTick};
 
 impl Core {
@@ -90,12 +90,12 @@ impl Core {
             excused_until,
         };
         let (due, awaits_pong, frame) = match beat.judge(now, interval, pong_timeout) {
-            Verdict::Close(why) => {
+            PingVerdict::Close(why) => {
                 self.close(slot, why);
                 return false;
             }
-            Verdict::Wait { due, awaits_pong } => (due, awaits_pong, None),
-            Verdict::Ping { due, awaits_pong } => (due, awaits_pong, Some(peer.ping())),
+            PingVerdict::Wait { due, awaits_pong } => (due, awaits_pong, None),
+            PingVerdict::Ping { due, awaits_pong } => (due, awaits_pong, Some(peer.ping())),
         };
         link.ping_due = ShortTick::new(due, now);
         link.set_awaits_pong(awaits_pong);

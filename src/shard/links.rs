@@ -8,7 +8,7 @@ use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::shard::addresses::{Addresses, PartialHeaders};
-use crate::shard::admitted::Admitted;
+use crate::shard::admitted::AdmittedConnections;
 use crate::shard::compression::Compression;
 use crate::shard::connections::Connection;
 use crate::shard::ends::Ends;
@@ -51,7 +51,7 @@ pub(in crate::shard) struct Links {
     /// The last ends of connections.
     pub ends: Ends,
     /// Of connections that admission counts.
-    pub admitted: Admitted,
+    pub admitted: AdmittedConnections,
     /// Of sealed connections.
     pub layers: Layers,
     pub handshakes: Handshakes,
@@ -92,7 +92,7 @@ impl Links {
             addresses: Addresses::default(),
             seen: SeenTable::new(seeing.ends_max > 0),
             ends: Ends::new(seeing.ends_max),
-            admitted: Admitted::default(),
+            admitted: AdmittedConnections::default(),
             layers: Layers::default(),
             handshakes: Handshakes::default(),
             outbox: Outbox::default(),

@@ -16,7 +16,7 @@ use crate::session::{JoinAnswer, JoinOutcome, SubscribeEffect};
 use crate::shard::control_request::{ControlRequest, UserMessage};
 use crate::shard::emulated::{EmulationMessage, EmulationOutcome};
 use crate::shard::gather::{Gather, Tally};
-use crate::shard::handover::agreement::Mark;
+use crate::shard::handover::agreement::AgreementMark;
 use crate::shard::owner::{FromOwner, JoinTag, OwnerRequest};
 
 /// The answer to the hook call of this number, which the connection asked.
@@ -61,7 +61,7 @@ pub enum ShardMessage {
     /// From a user's owner: a message to connections of its users.
     Push(Box<PushMessage>),
     /// From a shard that is about to be frozen.
-    Quiet(Box<Mark>),
+    Quiet(Box<AgreementMark>),
 }
 
 const _: () = assert!(size_of::<ShardMessage>() == 16);
@@ -132,4 +132,4 @@ pub fn join_answer(tag: &mut JoinTag, since: Option<Since>, outcome: JoinOutcome
 }
 
 /// A shard's inbox.
-pub type Inbox = super::inbox::Inbox<ShardMessage>;
+pub type ShardInbox = super::inbox::Inbox<ShardMessage>;

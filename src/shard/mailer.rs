@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::base::ids::{ConnId, ShardId};
-use crate::shard::mailbox::{Inbox, ShardMessage};
+use crate::shard::mailbox::{ShardInbox, ShardMessage};
 use crate::shard::owner::{Owner, OwnerRequest};
 use crate::shard::router::Router;
 
@@ -182,7 +182,7 @@ impl Mailer {
 }
 
 /// Puts a message where its kind is expected.
-fn push(inbox: &Inbox, message: ShardMessage) -> Result<(), ShardMessage> {
+fn push(inbox: &ShardInbox, message: ShardMessage) -> Result<(), ShardMessage> {
     if message.is_about_user() { inbox.push_user(message) } else { inbox.push(message) }
 }
 
@@ -197,7 +197,7 @@ mod tests {
     /// inbox for ever.
     #[test]
     fn mail_for_a_shard_that_has_ended_is_dropped() {
-        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(1))).collect();
+        let inboxes: Arc<[Arc<ShardInbox>]> = (0..2).map(|_| Arc::new(ShardInbox::new(1))).collect();
         let router = Router::new(inboxes, [1, 2, 3, 4]);
         let mut mailer = Mailer::new(ShardId(0), router.clone());
         let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn mail_that_does_not_fit_waits_in_order() {
-        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(2))).collect();
+        let inboxes: Arc<[Arc<ShardInbox>]> = (0..2).map(|_| Arc::new(ShardInbox::new(2))).collect();
         let router = Router::new(inboxes, [1, 2, 3, 4]);
         let mut mailer = Mailer::new(ShardId(0), router.clone());
         let conn = |slot| ConnId::new(ShardId(1), Sock { slot, generation: 1 });
@@ -232,7 +232,7 @@ mod tests {
     /// Found with an SDK: a client was connected, and the API did not find its user.
     #[test]
     fn what_is_about_users_does_not_wait_behind_other_messages() {
-        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(1))).collect();
+        let inboxes: Arc<[Arc<ShardInbox>]> = (0..2).map(|_| Arc::new(ShardInbox::new(1))).collect();
         let router = Router::new(inboxes, [1, 2, 3, 4]);
         let mut mailer = Mailer::new(ShardId(0), router.clone());
         let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
@@ -257,7 +257,7 @@ mod tests {
     /// Own messages and those for others count together, and taking some makes room.
     #[test]
     fn a_mailer_is_full_at_its_bound() {
-        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(1))).collect();
+        let inboxes: Arc<[Arc<ShardInbox>]> = (0..2).map(|_| Arc::new(ShardInbox::new(1))).collect();
         let router = Router::new(inboxes, [1, 2, 3, 4]);
         let mut mailer = Mailer::new(ShardId(0), router);
         let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });

@@ -107,13 +107,13 @@ use crate::base::event::EventKind;
 use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::driver::{AcceptFailure, Driver, Event, SendFailure};
+use crate::driver::{AcceptFailure, Driver, DriverEvent, SendFailure};
 use crate::hub::OwnedChannels;
 use crate::shard::channel_owner::ChannelOwner;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::ControlPlane;
 use crate::shard::links::Action;
-use crate::shard::mailbox::Inbox;
+use crate::shard::mailbox::ShardInbox;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
 
@@ -121,7 +121,7 @@ use self::core::Core;
 pub use self::core::Footprint;
 pub use self::layers::ListenerOptions;
 pub use self::options::{ClientHooks, HttpLimits, ShardOptions};
-use self::outbox::Target;
+use self::outbox::SendTarget;
 
 /// How long accepting pauses after a failure: long enough for descriptors or memory to come back, short enough that
 /// the kernel's backlog holds those who knock meanwhile.
@@ -131,8 +131,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct Shard<D: Driver> {
     driver: D,
     core: Core,
-    inbox: Arc<Inbox>,
-    events: Vec<Event>,
+    inbox: Arc<ShardInbox>,
+    events: Vec<DriverEvent>,
     failures: Vec<SendFailure>,
     accept_again_at: Option<Time>,
 }
@@ -273,14 +273,14 @@ impl<D: Driver> Shard<D> {
         Ok(Tick::Goes)
     }
 
-    fn handle_event(&mut self, event: Event, now: Time) {
+    fn handle_event(&mut self, event: DriverEvent, now: Time) {
         match event {
-            Event::Accepted { sock, listener, address } => {
+            DriverEvent::Accepted { sock, listener, address } => {
                 if !self.core.handle_accepted(sock, listener, address) {
                     self.driver.close(sock);
                 }
             }
-            Event::AcceptFailed { cause } => {
+            DriverEvent::AcceptFailed { cause } => {
                 self.core.fault(match cause {
                     AcceptFailure::Full => Cause::AcceptFull,
                     AcceptFailure::NoMemory => Cause::AcceptNoMemory,
@@ -289,24 +289,24 @@ impl<D: Driver> Shard<D> {
                 self.core.env.options.seats.accept_failed();
                 self.accept_again_at = Some(now + ACCEPT_PAUSE);
             }
-            Event::Received { sock, lent } => {
+            DriverEvent::Received { sock, lent } => {
                 if self.core.is_current(sock) {
                     let bytes = self.driver.received(&lent);
                     self.core.handle_received(sock.slot, bytes);
                 }
                 self.driver.give_back(lent);
             }
-            Event::Ended { sock, cause } => {
+            DriverEvent::Ended { sock, cause } => {
                 if self.core.is_current(sock) {
                     self.core.handle_ended(sock.slot, cause);
                 }
             }
-            Event::Writable { sock } => {
+            DriverEvent::Writable { sock } => {
                 if self.core.is_current(sock) {
                     self.core.handle_writable(sock.slot);
                 }
             }
-            Event::Closed { sock } => {
+            DriverEvent::Closed { sock } => {
                 self.core.handle_closed(sock);
                 // There is room again for who waits in the kernel's queue.
                 if let Some(at) = &mut self.accept_again_at {
@@ -324,8 +324,8 @@ impl<D: Driver> Shard<D> {
             let sock = link.sock(slot);
             match (link.is_gone(), link.is_layered()) {
                 (true, _) => None,
-                (false, false) => Some(Target::Plain(sock)),
-                (false, true) => Some(Target::Layered { sock, last: link.is_closing() }),
+                (false, false) => Some(SendTarget::Plain(sock)),
+                (false, true) => Some(SendTarget::Layered { sock, last: link.is_closing() }),
             }
         });
         core.owned.events.sent(|count| core.links.outbox.each_size(count));

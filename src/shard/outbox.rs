@@ -2,7 +2,7 @@
 
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::ids::Sock;
-use crate::driver::{Driver, Hold, Part, SendFailure};
+use crate::driver::{Driver, SendFailure, SendHold, SendPart};
 use crate::layer::{Layer, Sealed};
 use crate::shard::layers::Layers;
 
@@ -31,7 +31,7 @@ impl FrameId {
 
 /// How a connection is sent to.
 #[derive(Clone, Copy, Debug)]
-pub enum Target {
+pub enum SendTarget {
     Plain(Sock),
     /// By its layer; `last`: nothing follows.
     Layered {
@@ -76,23 +76,23 @@ impl Chain {
     }
 }
 
-struct Entry {
+struct OutboxEntry {
     frame: FrameId,
     next: u32,
 }
 
-struct Frame {
+struct OutboxFrame {
     bytes: Bytes,
-    hold: Option<Hold>,
+    hold: Option<SendHold>,
 }
 
 #[derive(Default)]
 pub struct Outbox {
-    frames: Vec<Frame>,
-    entries: Vec<Entry>,
+    frames: Vec<OutboxFrame>,
+    entries: Vec<OutboxEntry>,
     /// Connections with a chain, in the order in which they got one, and the chain's start. The index is the send's tag.
     dirty: Vec<(u32, u32)>,
-    parts: Vec<Part>,
+    parts: Vec<SendPart>,
     /// What sealed connections were sent in this tick, by tag, which grow.
     sealed: Vec<(u32, Vec<Sealed>)>,
     sent_bytes: u64,
@@ -102,7 +102,7 @@ pub struct Outbox {
 impl Outbox {
     /// Keeps `bytes` for this tick; any number of connections may then get them.
     pub fn frame(&mut self, bytes: Bytes) -> FrameId {
-        self.frames.push(Frame { bytes, hold: None });
+        self.frames.push(OutboxFrame { bytes, hold: None });
         FrameId(self.frames.len() as u32 - 1)
     }
 
@@ -114,7 +114,7 @@ impl Outbox {
     /// Adds a frame to what `slot`, whose chain is given, gets in this tick.
     pub fn append(&mut self, slot: u32, chain: &mut Chain, frame: FrameId) {
         let entry = self.entries.len() as u32;
-        self.entries.push(Entry { frame, next: NONE });
+        self.entries.push(OutboxEntry { frame, next: NONE });
         match chain.last {
             NONE => self.dirty.push((slot, entry)),
             last => self.entries[last as usize].next = entry,
@@ -142,13 +142,13 @@ impl Outbox {
         &mut self,
         driver: &mut D,
         layers: &mut Layers,
-        target: impl Fn(u32) -> Option<Target>,
+        target: impl Fn(u32) -> Option<SendTarget>,
     ) {
         for tag in 0..self.dirty.len() {
             let (slot, first) = self.dirty[tag];
             let sock = match target(slot) {
-                Some(Target::Plain(sock)) => sock,
-                Some(Target::Layered { sock, last }) => {
+                Some(SendTarget::Plain(sock)) => sock,
+                Some(SendTarget::Layered { sock, last }) => {
                     if let Some(layer) = layers.get_mut(slot) {
                         self.seal_and_send(driver, layer, sock, tag as u32, last);
                     }
@@ -164,7 +164,7 @@ impl Outbox {
                 let frame = &mut self.frames[entry.frame.index()];
                 let hold = *frame.hold.get_or_insert_with(|| driver.hold(frame.bytes.clone()));
                 bytes += frame.bytes.len();
-                self.parts.push(Part { hold, range: 0..frame.bytes.len() as u32 });
+                self.parts.push(SendPart { hold, range: 0..frame.bytes.len() as u32 });
                 at = entry.next;
             }
             if self.parts.len() > PARTS_MAX {
@@ -177,7 +177,7 @@ impl Outbox {
                 }
                 let hold = driver.hold(whole.freeze());
                 self.parts.clear();
-                self.parts.push(Part { hold, range: 0..bytes as u32 });
+                self.parts.push(SendPart { hold, range: 0..bytes as u32 });
             }
             driver.send(sock, &self.parts, tag as u32);
             self.sends += 1;
@@ -224,7 +224,7 @@ impl Outbox {
         self.parts.clear();
         for piece in &write {
             let hold = driver.hold(piece.bytes().clone());
-            self.parts.push(Part { hold, range: 0..piece.len() as u32 });
+            self.parts.push(SendPart { hold, range: 0..piece.len() as u32 });
             self.sent_bytes += piece.len() as u64;
         }
         driver.send(sock, &self.parts, tag);
@@ -323,16 +323,16 @@ mod tests {
 
     use super::*;
     use crate::driver::sim::{ClientEnd, Faults, SimDriver, SimNet};
-    use crate::driver::{DriverOptions, Event};
-    use crate::layer::Opened;
+    use crate::driver::{DriverEvent, DriverOptions};
+    use crate::layer::OpenedBytes;
 
     /// Puts a number before each seal: sealed twice, or out of order, it would show.
     #[derive(Default)]
     struct Numbered(u8);
 
     impl Layer for Numbered {
-        fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Opened<'a>) {
-            (bytes.len(), Opened::Plain(bytes))
+        fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, OpenedBytes<'a>) {
+            (bytes.len(), OpenedBytes::Plain(bytes))
         }
 
         fn seal(&mut self, plain: &[Bytes], _: bool, sealed: &mut BytesMut) {
@@ -371,7 +371,7 @@ mod tests {
             net.advance(Duration::from_millis(1));
             driver.wait(&mut events, None).expect("the simulator's wait does not fail");
         }
-        let [Event::Accepted { sock, .. }] = events[..] else { panic!("{events:?}") };
+        let [DriverEvent::Accepted { sock, .. }] = events[..] else { panic!("{events:?}") };
         (net, driver, client, sock)
     }
 
@@ -393,7 +393,7 @@ mod tests {
             let frame = outbox.frame(Bytes::copy_from_slice(plain.as_bytes()));
             outbox.append(sock.slot, &mut chain, frame);
         }
-        outbox.send_all(driver, layers, |_| Some(Target::Layered { sock, last: false }));
+        outbox.send_all(driver, layers, |_| Some(SendTarget::Layered { sock, last: false }));
         let mut sizes = Vec::new();
         outbox.each_size(&mut |slot, bytes| sizes.push((slot, bytes)));
         let mut failures = Vec::new();

@@ -12,7 +12,7 @@ use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::proto::wire::{Carrier, Wire};
 use crate::session::acks::reply_acked;
 use crate::session::{Context, JoinAnswer, READ_WEIGHT, info_view, view};
-use crate::shard::channel_owner::Moment;
+use crate::shard::channel_owner::OwnerMoment;
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::seen::Stage;
 use crate::shard::core::Core;
@@ -129,8 +129,8 @@ impl Core {
         Ok(())
     }
 
-    fn moment(&self) -> Moment {
-        Moment { now: self.env.now, wall_ms: self.env.wall_ms }
+    fn moment(&self) -> OwnerMoment {
+        OwnerMoment { now: self.env.now, wall_ms: self.env.wall_ms }
     }
 
     // --- as a follower

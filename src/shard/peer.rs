@@ -29,7 +29,7 @@ use crate::session::{Session, Sub, SubscribeEffect, info_of, shared_info};
 use crate::shard::directory::{BOOKS_MAX, Number};
 use crate::shard::link::ClosingEnd;
 use crate::shard::requests::Http;
-use crate::shard::timers::{Timed, TimerEntry};
+use crate::shard::timers::{TimedSlot, TimerEntry};
 
 pub struct Peer {
     kind: Kind,
@@ -76,7 +76,7 @@ pub enum AfterEnd {
     HasLeft,
 }
 
-impl Timed for Peer {
+impl TimedSlot for Peer {
     fn timer(&mut self) -> &mut TimerEntry {
         &mut self.timer
     }
@@ -559,7 +559,7 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::unidirectional::Work;
+    use crate::session::unidirectional::UnidirectionalWork;
     use crate::shard::requests::Request;
 
     #[test]
@@ -567,7 +567,7 @@ mod tests {
         let uni = |mode, ready: bool| {
             let mut uni = Unidirectional::new(1, mode, None);
             let asking = (!ready).then(Default::default);
-            uni.work = Some(Box::new(Work { asking, ..Work::default() }));
+            uni.work = Some(Box::new(UnidirectionalWork { asking, ..UnidirectionalWork::default() }));
             Kind::Unidirectional(uni)
         };
         let stream = Mode::Stream(Encoding::Sse);

@@ -11,13 +11,13 @@ use crate::shard::rates::Rates;
 
 /// How many clients there are, in all and by transport.
 #[derive(Default)]
-pub(in crate::shard) struct Crowd {
+pub(in crate::shard) struct ClientCrowd {
     all: u64,
     /// Bound: the transports, which are fewer than ten.
     by_transport: Vec<(&'static str, u64)>,
 }
 
-impl Crowd {
+impl ClientCrowd {
     pub fn enter(&mut self, transport: &'static str) {
         self.all += 1;
         match self.by_transport.iter_mut().find(|(name, _)| *name == transport) {
@@ -73,7 +73,7 @@ impl Turn {
 pub(in crate::shard) struct Peers {
     pub client_ids: ClientIds,
     pub directory: Directory,
-    pub clients: Crowd,
+    pub clients: ClientCrowd,
     /// What clients may do in a time; `None` when nothing is limited.
     pub rates: Option<Box<Rates>>,
     /// Clients whose commands were held and may go on; each at most once.
@@ -95,7 +95,7 @@ impl Peers {
         Peers {
             client_ids,
             directory: Directory::new(id),
-            clients: Crowd::default(),
+            clients: ClientCrowd::default(),
             rates: Rates::new(&options.client_limits, &options.rules, options.message_bytes_max),
             commands_resuming: Vec::new(),
             turn: Turn::default(),
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_crowd_is_counted_by_transport() {
-        let mut crowd = Crowd::default();
+        let mut crowd = ClientCrowd::default();
         for transport in ["websocket", "sse", "websocket"] {
             crowd.enter(transport);
         }

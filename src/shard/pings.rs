@@ -33,7 +33,7 @@ pub struct Beat {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PingVerdict {
     Close(Disconnect),
     /// Look again then.
     Wait {
@@ -72,31 +72,31 @@ impl LatePings {
 }
 
 impl Beat {
-    pub fn judge(self, now: TimerTick, interval: Duration, pong_timeout: Duration) -> Verdict {
+    pub fn judge(self, now: TimerTick, interval: Duration, pong_timeout: Duration) -> PingVerdict {
         let after = |time| ticks_after(now, time);
         if self.liveness != Liveness::Pong {
             // Of a peer without pongs, only a full socket says something.
             let heard = (self.liveness == Liveness::PongUntilNext || self.blocked) && !self.input_paused;
             let due = after(interval);
             return match self {
-                _ if self.awaits_pong && heard => Verdict::Close(self.silence()),
+                _ if self.awaits_pong && heard => PingVerdict::Close(self.silence()),
                 // A ping would only lie behind what it does not read.
-                _ if self.blocked || self.input_paused => Verdict::Wait { due, awaits_pong: heard },
-                _ => Verdict::Ping { due, awaits_pong: heard },
+                _ if self.blocked || self.input_paused => PingVerdict::Wait { due, awaits_pong: heard },
+                _ => PingVerdict::Ping { due, awaits_pong: heard },
             };
         }
         match (self.awaits_pong, self.outstanding) {
-            (false, _) => Verdict::Ping { due: after(pong_timeout), awaits_pong: true },
+            (false, _) => PingVerdict::Ping { due: after(pong_timeout), awaits_pong: true },
             (true, false) => {
-                Verdict::Wait { due: after(interval.saturating_sub(pong_timeout)), awaits_pong: false }
+                PingVerdict::Wait { due: after(interval.saturating_sub(pong_timeout)), awaits_pong: false }
             }
-            (true, true) if self.blocked => Verdict::Close(self.silence()),
+            (true, true) if self.blocked => PingVerdict::Close(self.silence()),
             (true, true) if self.input_paused => {
-                Verdict::Wait { due: after(pong_timeout), awaits_pong: true }
+                PingVerdict::Wait { due: after(pong_timeout), awaits_pong: true }
             }
             (true, true) => match self.excused_until {
-                Some(due) => Verdict::Wait { due, awaits_pong: true },
-                None => Verdict::Close(self.silence()),
+                Some(due) => PingVerdict::Wait { due, awaits_pong: true },
+                None => PingVerdict::Close(self.silence()),
             },
         }
     }
@@ -137,7 +137,7 @@ mod tests {
     const INTERVAL: Duration = Duration::from_millis(25 * TICK_MS);
     const TIMEOUT: Duration = Duration::from_millis(10 * TICK_MS);
 
-    fn judge(beat: Beat) -> Verdict {
+    fn judge(beat: Beat) -> PingVerdict {
         beat.judge(NOW, INTERVAL, TIMEOUT)
     }
 
@@ -155,51 +155,51 @@ mod tests {
     #[test]
     fn a_client_has_a_pong_timeout_and_then_rests_until_the_interval_is_over() {
         let quiet = beat(Liveness::Pong);
-        assert_eq!(judge(quiet), Verdict::Ping { due: NOW + 10, awaits_pong: true });
+        assert_eq!(judge(quiet), PingVerdict::Ping { due: NOW + 10, awaits_pong: true });
         let pinged = Beat { awaits_pong: true, ..quiet };
-        assert_eq!(judge(pinged), Verdict::Close(Disconnect::NO_PONG));
+        assert_eq!(judge(pinged), PingVerdict::Close(Disconnect::NO_PONG));
         let answered = Beat { outstanding: false, ..pinged };
-        assert_eq!(judge(answered), Verdict::Wait { due: NOW + 15, awaits_pong: false });
+        assert_eq!(judge(answered), PingVerdict::Wait { due: NOW + 15, awaits_pong: false });
     }
 
     #[test]
     fn silence_is_no_fault_of_a_client_that_was_not_read_from_or_of_a_late_shard() {
         let pinged = Beat { awaits_pong: true, ..beat(Liveness::Pong) };
         let unread = Beat { input_paused: true, ..pinged };
-        assert_eq!(judge(unread), Verdict::Wait { due: NOW + 10, awaits_pong: true });
+        assert_eq!(judge(unread), PingVerdict::Wait { due: NOW + 10, awaits_pong: true });
         let late = Beat { excused_until: Some(NOW + 77), ..pinged };
-        assert_eq!(judge(late), Verdict::Wait { due: NOW + 77, awaits_pong: true });
+        assert_eq!(judge(late), PingVerdict::Wait { due: NOW + 77, awaits_pong: true });
         // One that reads nothing is slow, whatever else is the case.
         for slow in [unread, late].map(|beat| Beat { blocked: true, ..beat }) {
-            assert_eq!(judge(slow), Verdict::Close(Disconnect::SLOW));
+            assert_eq!(judge(slow), PingVerdict::Close(Disconnect::SLOW));
         }
     }
 
     #[test]
     fn who_answers_by_the_next_ping_is_pinged_each_interval() {
         let quiet = beat(Liveness::PongUntilNext);
-        assert_eq!(judge(quiet), Verdict::Ping { due: NOW + 25, awaits_pong: true });
+        assert_eq!(judge(quiet), PingVerdict::Ping { due: NOW + 25, awaits_pong: true });
         let pinged = Beat { awaits_pong: true, ..quiet };
-        assert_eq!(judge(pinged), Verdict::Close(Disconnect::NO_PONG));
-        assert_eq!(judge(Beat { blocked: true, ..pinged }), Verdict::Close(Disconnect::SLOW));
+        assert_eq!(judge(pinged), PingVerdict::Close(Disconnect::NO_PONG));
+        assert_eq!(judge(Beat { blocked: true, ..pinged }), PingVerdict::Close(Disconnect::SLOW));
         let unread = Beat { input_paused: true, ..pinged };
-        assert_eq!(judge(unread), Verdict::Wait { due: NOW + 25, awaits_pong: false });
+        assert_eq!(judge(unread), PingVerdict::Wait { due: NOW + 25, awaits_pong: false });
     }
 
     #[test]
     fn who_answers_nothing_is_closed_only_for_a_socket_that_stays_full() {
         let quiet = beat(Liveness::Reads);
-        assert_eq!(judge(quiet), Verdict::Ping { due: NOW + 25, awaits_pong: false });
+        assert_eq!(judge(quiet), PingVerdict::Ping { due: NOW + 25, awaits_pong: false });
         let blocked = Beat { blocked: true, ..quiet };
-        assert_eq!(judge(blocked), Verdict::Wait { due: NOW + 25, awaits_pong: true });
-        assert_eq!(judge(Beat { awaits_pong: true, ..blocked }), Verdict::Close(Disconnect::SLOW));
+        assert_eq!(judge(blocked), PingVerdict::Wait { due: NOW + 25, awaits_pong: true });
+        assert_eq!(judge(Beat { awaits_pong: true, ..blocked }), PingVerdict::Close(Disconnect::SLOW));
         let free_again = Beat { awaits_pong: true, ..quiet };
-        assert_eq!(judge(free_again), Verdict::Ping { due: NOW + 25, awaits_pong: false });
+        assert_eq!(judge(free_again), PingVerdict::Ping { due: NOW + 25, awaits_pong: false });
     }
 
     #[test]
     fn an_interval_of_nothing_moves_on() {
         let verdict = beat(Liveness::PongUntilNext).judge(NOW, Duration::ZERO, Duration::ZERO);
-        assert_eq!(verdict, Verdict::Ping { due: NOW + 1, awaits_pong: true });
+        assert_eq!(verdict, PingVerdict::Ping { due: NOW + 1, awaits_pong: true });
     }
 }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ConnId, UserName};
-use crate::hub::places::{DeviceClass, UserLimit, Verdict};
-use crate::shard::control_request::Reply;
+use crate::hub::places::{DeviceClass, PlaceVerdict, UserLimit};
+use crate::shard::control_request::ControlReply;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
 use crate::shard::mailbox::{ApiCommand, ConnectionCommand, ShardMessage, UserJoined};
@@ -60,22 +60,22 @@ impl Core {
         self.tell_verdicts(user, verdicts);
     }
 
-    pub fn tell_verdicts(&mut self, user: &UserName, verdicts: Vec<Verdict>) {
+    pub fn tell_verdicts(&mut self, user: &UserName, verdicts: Vec<PlaceVerdict>) {
         for verdict in verdicts {
             let (conn, why) = match verdict {
-                Verdict::Granted(conn) => {
+                PlaceVerdict::Granted(conn) => {
                     self.messages.mailer.post_to_peer(conn, ShardMessage::Placed(conn));
                     continue;
                 }
-                Verdict::Rejected(conn) => (conn, Disconnect::CONNECTION_LIMIT),
-                Verdict::Replaced(conn) => (conn, Disconnect::REPLACED),
+                PlaceVerdict::Rejected(conn) => (conn, Disconnect::CONNECTION_LIMIT),
+                PlaceVerdict::Replaced(conn) => (conn, Disconnect::REPLACED),
             };
             self.order_end(user, conn, why);
         }
     }
 
     fn order_end(&mut self, user: &UserName, conn: ConnId, why: Disconnect) {
-        let done = Gather::new(Reply::new(|_| {}));
+        let done = Gather::new(ControlReply::new(|_| {}));
         let message =
             ConnectionCommand { conn, user: user.clone(), command: ApiCommand::Disconnect(why), done };
         self.messages.mailer.post_to_peer(conn, ShardMessage::Connection(Box::new(message)));

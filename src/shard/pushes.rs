@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::shard::control_request::{Reply, UserMessage};
+use crate::shard::control_request::{ControlReply, UserMessage};
 use crate::shard::mailbox::PushMessage;
 
 /// Connections one push may have on the users of one owner: a hundred for each of the most users that one may name.
@@ -21,7 +21,7 @@ pub struct Everyone {
     /// The slot that is looked at next.
     pub next: u32,
     pub told: u64,
-    pub reply: Reply<u64>,
+    pub reply: ControlReply<u64>,
 }
 
 /// What is to be told to connections of this shard, the oldest first.

@@ -19,7 +19,7 @@ use crate::shard::stats::Cause;
 const OWN_BUFFER_BYTES: usize = 16 * 1024;
 
 /// What a connection's message came to.
-enum Outcome {
+enum ReceiveOutcome {
     Goes,
     /// The connection has left the state in which it spoke WebSocket.
     Left,
@@ -96,7 +96,7 @@ impl Core {
                         (message, _) => message,
                     };
                     if let Some(message) = message
-                        && let Outcome::Left = self.handle_message_of(slot, message)
+                        && let ReceiveOutcome::Left = self.handle_message_of(slot, message)
                     {
                         return;
                     }
@@ -122,7 +122,7 @@ impl Core {
         }
     }
 
-    fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> Outcome {
+    fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> ReceiveOutcome {
         self.env.stats.counters.messages_received_total += 1;
         let echo = self.links.connections.get(slot).is_some_and(|connection| connection.peer.is_echo());
         let uni = self.is_uni(slot);
@@ -174,7 +174,7 @@ impl Core {
                 if !self.is_in_protocol(slot) {
                     // One of them was its end: this answers our Close frame.
                     self.set_ending(slot, ClosingEnd::Both);
-                    return Outcome::Left;
+                    return ReceiveOutcome::Left;
                 }
                 self.part_tunnel(slot, code.unwrap_or(1005), reason, true);
                 // RFC 6455 section 5.5.1: the answer echoes the code; without one it has none either.
@@ -187,11 +187,11 @@ impl Core {
             }
         }
         if !self.is_in_protocol(slot) {
-            return Outcome::Left;
+            return ReceiveOutcome::Left;
         }
         self.pause_if_indebted(slot);
         self.pause_if_holding(slot);
-        Outcome::Goes
+        ReceiveOutcome::Goes
     }
 
     fn is_in_protocol(&self, slot: u32) -> bool {

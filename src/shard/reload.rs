@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::base::event::EventKind;
-use crate::shard::control_request::{OptionsBox, Reply};
+use crate::shard::control_request::{ControlReply, OptionsBox};
 use crate::shard::core::Core;
 use crate::shard::rates::Rates;
 
@@ -14,7 +14,7 @@ const RETAKEN_PER_TICK: u32 = 4096;
 impl Core {
     /// These options hold from now on. What shards share beside them (seats, debts, budgets, admission) and what shaped the
     /// driver stays as it is.
-    pub fn exchange_options(&mut self, options: OptionsBox, reply: Reply<()>) {
+    pub fn exchange_options(&mut self, options: OptionsBox, reply: ControlReply<()>) {
         let options = options.0;
         let (limits, rules) = (&options.client_limits, &options.rules);
         let rates = Rates::new(limits, rules, options.message_bytes_max);

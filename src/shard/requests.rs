@@ -2,7 +2,7 @@
 
 use http::Request as HttpRequest;
 
-use crate::base::budget::{Held, Lease};
+use crate::base::budget::{BudgetHeld, Lease};
 use crate::base::time::Time;
 use crate::proto::http1::{BodyDecoder, BodyLength, HeadScan};
 use crate::shard::emulated::ClientRequest;
@@ -15,7 +15,7 @@ pub const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(
 #[derive(Default)]
 pub struct Http {
     /// Unread input: a part of a head, or what follows the request that is being answered.
-    pub unread: Held,
+    pub unread: BudgetHeld,
     pub scan: HeadScan,
     pub request: Option<Request>,
     /// What the backend is asked about the request of a unidirectional client, which is in here.
@@ -56,7 +56,7 @@ pub struct Request {
     /// The origin to allow in answers, as CORS names it.
     pub origin: Option<Box<str>>,
     pub keep_alive: bool,
-    pub body: Held,
+    pub body: BudgetHeld,
     pub decoder: BodyDecoder,
     /// When the body must be there.
     pub until: Time,

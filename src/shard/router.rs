@@ -8,13 +8,13 @@ use ahash::RandomState;
 use crate::base::ids::{ClientId, ConnId, ShardId};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{Busy, ControlRequest};
-use crate::shard::mailbox::{Inbox, ShardMessage};
+use crate::shard::mailbox::{ShardInbox, ShardMessage};
 use crate::shard::owner::{Engine, Owner};
 
 /// Shared by everyone who addresses shards. Cloning is cheap.
 #[derive(Clone)]
 pub struct Router {
-    inboxes: Arc<[Arc<Inbox>]>,
+    inboxes: Arc<[Arc<ShardInbox>]>,
     hash: RandomState,
     client_ids: Option<ClientIds>,
     engine: Option<Arc<dyn Engine>>,
@@ -22,7 +22,7 @@ pub struct Router {
 
 impl Router {
     /// `seed` keys the placement, so that a stranger cannot aim many names at one shard.
-    pub fn new(inboxes: Arc<[Arc<Inbox>]>, seed: [u64; 4]) -> Router {
+    pub fn new(inboxes: Arc<[Arc<ShardInbox>]>, seed: [u64; 4]) -> Router {
         assert!(!inboxes.is_empty() && inboxes.len() <= 1 << crate::base::ids::SHARD_BITS);
         let hash = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
         Router { inboxes, hash, client_ids: None, engine: None }
@@ -115,7 +115,7 @@ impl Router {
         }
     }
 
-    pub fn inbox(&self, shard: ShardId) -> &Arc<Inbox> {
+    pub fn inbox(&self, shard: ShardId) -> &Arc<ShardInbox> {
         &self.inboxes[shard.index()]
     }
 

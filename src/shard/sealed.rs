@@ -1,8 +1,8 @@
 //! Sealed connections: opening what they send, and having their layers asked when something is to be sealed.
 
 use crate::base::bytes::Bytes;
-use crate::driver::End;
-use crate::layer::Opened;
+use crate::driver::SocketEnd;
+use crate::layer::OpenedBytes;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 
@@ -15,16 +15,16 @@ impl Core {
         while !bytes.is_empty() && self.links.connections.get(slot).is_some_and(|at| !at.link.is_gone()) {
             let (consumed, opened) = layer.open(bytes);
             let over = match opened {
-                Opened::Plain(plain) => {
+                OpenedBytes::Plain(plain) => {
                     self.handle_bytes(slot, plain);
                     false
                 }
-                Opened::Nothing => false,
-                Opened::End => {
-                    self.handle_ended(slot, End::Finished);
+                OpenedBytes::Nothing => false,
+                OpenedBytes::End => {
+                    self.handle_ended(slot, SocketEnd::Finished);
                     true
                 }
-                Opened::Fault(fault) => {
+                OpenedBytes::Fault(fault) => {
                     self.env.stats.layer_fault(fault);
                     self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin);
                     true

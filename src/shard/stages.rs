@@ -37,7 +37,7 @@ impl StageNamespaces {
 }
 
 /// A batch has begun or ended: a publication of it, and what of its writes is in this tick.
-struct Sent {
+struct SentStage {
     place: usize,
     accepted: Time,
     first: bool,
@@ -50,7 +50,7 @@ pub(in crate::shard) struct Stages {
     /// By place; made when the first of a namespace is counted.
     times: Vec<Option<Box<[Histogram; STAGES]>>>,
     /// Of this tick, counted when its writes are with the kernel.
-    sent: Vec<Sent>,
+    sent: Vec<SentStage>,
     /// Where something is traced: what was reached in this tick, and when the node had that.
     pub traced: Option<Vec<(Time, Stage, Time)>>,
 }
@@ -86,7 +86,7 @@ impl Stages {
             if let Item::Publication(publication) = item
                 && let Some(accepted) = accepted(publication)
             {
-                self.sent.push(Sent { place, accepted, first, last });
+                self.sent.push(SentStage { place, accepted, first, last });
             }
         }
     }
@@ -99,7 +99,7 @@ impl Stages {
     /// They are.
     pub fn flushed(&mut self, now: Time) {
         let mut sent = std::mem::take(&mut self.sent);
-        for Sent { place, accepted, first, last } in sent.drain(..) {
+        for SentStage { place, accepted, first, last } in sent.drain(..) {
             if first {
                 self.record(place, Stage::FirstWrite, accepted, now);
             }

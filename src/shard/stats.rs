@@ -319,11 +319,11 @@ const REFUSALS: [(ErrorCode, &str); 15] = [
 
 /// By cause.
 #[derive(Clone, Debug)]
-struct Faults([u64; Cause::ALL.len()]);
+struct FaultCounts([u64; Cause::ALL.len()]);
 
-impl Default for Faults {
-    fn default() -> Faults {
-        Faults([0; Cause::ALL.len()])
+impl Default for FaultCounts {
+    fn default() -> FaultCounts {
+        FaultCounts([0; Cause::ALL.len()])
     }
 }
 
@@ -338,7 +338,7 @@ pub struct Stats {
     pub hook_calls: Histogram,
     /// How long connections lagged until they had caught up or were closed.
     pub lags: Histogram,
-    faults: Faults,
+    faults: FaultCounts,
     layers: [u64; LayerFault::ALL.len()],
     disconnects: [u64; DISCONNECTS.len()],
     error_codes: [u64; REFUSALS.len()],

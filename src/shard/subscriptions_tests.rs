@@ -7,13 +7,13 @@ use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ConnId, Epoch, Offset, Position};
 use crate::base::publication::{Encoded, PayloadForm, Publications};
 use crate::base::time::Time;
-use crate::driver::End;
+use crate::driver::SocketEnd;
 use crate::hub::requests::{History, PresenceStats, Read, ReadAnswer};
 use crate::session::hook_call::Denied;
-use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::permissions::{Deed, Grantee, Permissions};
 use crate::session::rules::ChannelRules;
 use crate::session::tunnel::TunnelAnswer;
-use crate::shard::control_request::{Reply, UserMessage};
+use crate::shard::control_request::{ControlReply, UserMessage};
 use crate::shard::core_tests::Stage;
 use crate::shard::gather::{Gather, Tally};
 use crate::shard::mailbox::{ApiCommand, ConnectionCommand, HookAnswered, PushMessage, ShardMessage};
@@ -60,7 +60,7 @@ fn a_join_that_is_answered_after_the_peer_is_gone_leaves_nothing() {
         for slot in peers {
             match orderly {
                 true => stage.core.give_up(slot),
-                false => stage.core.handle_ended(slot, End::Broken(libc::ECONNRESET)),
+                false => stage.core.handle_ended(slot, SocketEnd::Broken(libc::ECONNRESET)),
             }
         }
         assert_eq!(stage.core.footprint().local_channels, 2, "the answers are awaited");
@@ -104,9 +104,9 @@ fn refused_then_client(stage: &mut Stage, target: &str) -> (ConnId, u32) {
 #[test]
 fn a_log_that_was_read_for_a_refused_request_reaches_no_client() {
     let mut stage = Stage::with(|options| {
-        let permissions = Permissions::default().with(Deed::Subscribe, Who::Client, true).with(
+        let permissions = Permissions::default().with(Deed::Subscribe, Grantee::Client, true).with(
             Deed::ReadHistory,
-            Who::Client,
+            Grantee::Client,
             true,
         );
         let rules = ChannelRules { permissions, ..ChannelRules::default() };
@@ -176,7 +176,7 @@ fn nothing_that_is_for_an_answered_request_reaches_the_client_after_it() {
         }),
         ("a place", |conn, _| ShardMessage::Placed(conn)),
         ("a command of the API", |conn, _| {
-            let (user, done) = ("".into(), Gather::new(Reply::new(|_| {})));
+            let (user, done) = ("".into(), Gather::new(ControlReply::new(|_| {})));
             let command = ApiCommand::Disconnect(Disconnect::FORCE_NO_RECONNECT);
             ShardMessage::Connection(Box::new(ConnectionCommand { conn, user, command, done }))
         }),
@@ -210,7 +210,7 @@ fn a_message_for_the_peer_before_is_not_for_the_one_after() {
             except: None,
             encoded: Encoded::default(),
         });
-        let tally = Tally::new(1, Reply::new(|_| {}));
+        let tally = Tally::new(1, ControlReply::new(|_| {}));
         let push = PushMessage { message, targets: vec![(conn, 0)], tally };
         stage.core.handle_message(ShardMessage::Push(Box::new(push)));
         stage.tick();

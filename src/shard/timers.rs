@@ -75,7 +75,7 @@ impl TimerEntry {
 }
 
 /// What is linked into a wheel.
-pub trait Timed {
+pub trait TimedSlot {
     fn timer(&mut self) -> &mut TimerEntry;
 }
 
@@ -100,7 +100,7 @@ impl Wheel {
     }
 
     /// Makes `slot` due at `due`, instead of whenever it was before.
-    pub fn set<T: Timed>(&mut self, entries: &mut Slots<T>, slot: u32, due: TimerTick) {
+    pub fn set<T: TimedSlot>(&mut self, entries: &mut Slots<T>, slot: u32, due: TimerTick) {
         self.cancel(entries, slot);
         self.is_due |= due <= self.now;
         let due = ShortTick::new(due.max(self.now), self.now);
@@ -115,7 +115,7 @@ impl Wheel {
     }
 
     /// `slot` waits for nothing any more.
-    pub fn cancel<T: Timed>(&mut self, entries: &mut Slots<T>, slot: u32) {
+    pub fn cancel<T: TimedSlot>(&mut self, entries: &mut Slots<T>, slot: u32) {
         let TimerEntry { next, previous, due } = std::mem::take(entry(entries, slot));
         let bucket = bucket_of(due);
         match previous {
@@ -135,7 +135,13 @@ impl Wheel {
 
     /// Takes out what is due at `now`, at most `max` of it, and appends it to `fired`. Of the rest [`Wheel::next`] says that it
     /// is due at once.
-    pub fn advance<T: Timed>(&mut self, entries: &mut Slots<T>, now: Time, max: usize, fired: &mut Vec<u32>) {
+    pub fn advance<T: TimedSlot>(
+        &mut self,
+        entries: &mut Slots<T>,
+        now: Time,
+        max: usize,
+        fired: &mut Vec<u32>,
+    ) {
         let now = tick_of(now);
         let until = now.min(self.now.saturating_add(BUCKETS as TimerTick - 1));
         let mut room = max;
@@ -192,7 +198,7 @@ fn bucket_of(due: ShortTick) -> usize {
     due.0 as usize % BUCKETS
 }
 
-fn entry<T: Timed>(entries: &mut Slots<T>, slot: u32) -> &mut TimerEntry {
+fn entry<T: TimedSlot>(entries: &mut Slots<T>, slot: u32) -> &mut TimerEntry {
     entries.get_mut(slot).expect("timers link only slots in use").timer()
 }
 
@@ -202,7 +208,7 @@ mod tests {
     use crate::base::prng::Prng;
     use std::collections::BTreeMap;
 
-    impl Timed for TimerEntry {
+    impl TimedSlot for TimerEntry {
         fn timer(&mut self) -> &mut TimerEntry {
             self
         }

@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use crate::base::budget::Held;
+use crate::base::budget::BudgetHeld;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::ConnId;
@@ -23,7 +23,9 @@ use crate::session::tunnel::{
     Hello, Payload, Tunnel, TunnelAdmission, TunnelAnswer, TunnelAsking, TunnelCall, TunnelRequest,
 };
 use crate::shard::control_request::seen::EndedBy;
-use crate::shard::control_request::{Busy, Reply, TunnelCommand, TunnelReply, TunnelStanding, TunnelTold};
+use crate::shard::control_request::{
+    Busy, ControlReply, TunnelCommand, TunnelReply, TunnelStanding, TunnelTold,
+};
 use crate::shard::core::Core;
 use crate::shard::cors::permission;
 use crate::shard::draining::Drained;
@@ -87,8 +89,12 @@ impl Core {
                 };
                 match self.ask_tunnel(self.conn_id(slot), hook_call) {
                     Ok(waiting) => {
-                        let asking =
-                            TunnelAsking { handshake, waiting, unread: Held::default(), admission: None };
+                        let asking = TunnelAsking {
+                            handshake,
+                            waiting,
+                            unread: BudgetHeld::default(),
+                            admission: None,
+                        };
                         let tunnel = Tunnel::new(place, asking);
                         let Some(connection) = self.links.connections.get_mut(slot) else {
                             return bytes.len();
@@ -474,7 +480,12 @@ impl Core {
 
     // --- what the backend tells a connection from outside
 
-    pub fn handle_tunnel_command(&mut self, conn: ConnId, command: TunnelCommand, reply: Reply<TunnelTold>) {
+    pub fn handle_tunnel_command(
+        &mut self,
+        conn: ConnId,
+        command: TunnelCommand,
+        reply: ControlReply<TunnelTold>,
+    ) {
         let Some(slot) = self.live(conn) else { return reply.send(Ok(TunnelTold::Gone)) };
         let Some(connection) = self.links.connections.get(slot) else { return };
         let tunnel = match connection.peer.tunnel() {

@@ -10,7 +10,7 @@ use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
 use crate::proto::websocket::deflate::Deflater;
 use crate::proto::wire::Wire;
-use crate::shard::control_request::{ControlRequest, PushUsers, Pushed, Reply, UserMessage};
+use crate::shard::control_request::{ControlReply, ControlRequest, PushUsers, Pushed, UserMessage};
 use crate::shard::core::Core;
 use crate::shard::framing::encoded;
 use crate::shard::gather::Tally;
@@ -25,7 +25,7 @@ const PUSHES_PER_TICK: usize = 512;
 impl Core {
     /// Sends a message on its way to the connections of users whose owner is here. The reply goes out when every one of
     /// them has been told, or is gone.
-    pub fn push_to_users(&mut self, ask: PushUsers, reply: Reply<Pushed>) {
+    pub fn push_to_users(&mut self, ask: PushUsers, reply: ControlReply<Pushed>) {
         let PushUsers { users, message, newest } = ask;
         if self.messages.mailer.waiting() > WAITING_MESSAGES_MAX {
             return reply.send(Err(ErrorCode::TooManyRequests));
@@ -64,13 +64,13 @@ impl Core {
         let owner = self.messages.mailer.router().user_owner(&user);
         let message = Arc::new(UserMessage { data, except: None, encoded: Default::default() });
         let ask = PushUsers { users: vec![user], message, newest: false };
-        let ask = ControlRequest::Push(ask, Reply::new(|_| {}));
+        let ask = ControlRequest::Push(ask, ControlReply::new(|_| {}));
         self.messages.mailer.post(owner, ShardMessage::ControlRequest(Box::new(ask)));
         self.env.stats.counters.receipts_pushed_total += 1;
     }
 
     /// A message for every connection of this shard.
-    pub fn push_to_everyone(&mut self, message: Arc<UserMessage>, reply: Reply<u64>) {
+    pub fn push_to_everyone(&mut self, message: Arc<UserMessage>, reply: ControlReply<u64>) {
         if self.delivery.pushes.everyone.len() >= EVERYONE_WAITING_MAX {
             return reply.send(Err(ErrorCode::TooManyRequests));
         }

@@ -7,7 +7,7 @@ use crate::base::rewind::Rewind;
 use crate::hub::followed::FollowedChannels;
 use crate::hub::options::RecoveryMode;
 use crate::session::token::Verifier;
-use crate::session::{Hooks, Rights, SessionEnvironment};
+use crate::session::{Rights, SessionEnvironment, WantedHooks};
 use crate::shard::options::ShardOptions;
 
 /// What a session may look at.
@@ -95,9 +95,13 @@ impl SessionEnvironment for View<'_> {
         self.followed.get(channel).name.clone()
     }
 
-    fn hooks(&self) -> Hooks {
+    fn hooks(&self) -> WantedHooks {
         let hooks = &self.options.hooks;
-        Hooks { connect: hooks.connect.is_some(), refresh: hooks.refresh.is_some(), rpc: hooks.rpc.is_some() }
+        WantedHooks {
+            connect: hooks.connect.is_some(),
+            refresh: hooks.refresh.is_some(),
+            rpc: hooks.rpc.is_some(),
+        }
     }
 
     fn answers_calls(&self, method: &str) -> bool {

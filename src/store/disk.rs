@@ -43,7 +43,7 @@ pub type Allocate = fn(&File, u64) -> io::Result<()>;
 
 /// A directory of this process alone.
 #[derive(Debug)]
-pub struct Directory {
+pub struct StoreDirectory {
     path: PathBuf,
     /// Held while the store is open.
     lock: Option<File>,
@@ -55,12 +55,12 @@ pub struct Directory {
 const LOCK: &str = "lock";
 const SUFFIX: &str = ".seg";
 
-impl Directory {
+impl StoreDirectory {
     /// Opens the directory, which is made if it is not there, and takes it for this process.
     ///
     /// # Errors
     /// It is another process's or holds something else.
-    pub fn open(path: &Path, allocate: Allocate) -> Result<Directory, StoreFault> {
+    pub fn open(path: &Path, allocate: Allocate) -> Result<StoreDirectory, StoreFault> {
         DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let lock =
             OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path.join(LOCK))?;
@@ -69,7 +69,7 @@ impl Directory {
             Err(fs::TryLockError::WouldBlock) => return Err(StoreFault::InUse),
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
-        let directory = Directory { path: path.to_owned(), lock: Some(lock), open: None, allocate };
+        let directory = StoreDirectory { path: path.to_owned(), lock: Some(lock), open: None, allocate };
         directory.check()?;
         Ok(directory)
     }
@@ -87,13 +87,13 @@ impl Directory {
     ///
     /// # Errors
     /// The lock is not that of this directory, or the directory holds something else.
-    pub fn inherit(path: &Path, lock: OwnedFd, allocate: Allocate) -> Result<Directory, StoreFault> {
+    pub fn inherit(path: &Path, lock: OwnedFd, allocate: Allocate) -> Result<StoreDirectory, StoreFault> {
         let lock = File::from(lock);
         let (given, own) = (lock.metadata()?, fs::metadata(path.join(LOCK))?);
         if (given.dev(), given.ino()) != (own.dev(), own.ino()) {
             return Err(StoreFault::Foreign("it is not the directory of the process before".into()));
         }
-        let directory = Directory { path: path.to_owned(), lock: Some(lock), open: None, allocate };
+        let directory = StoreDirectory { path: path.to_owned(), lock: Some(lock), open: None, allocate };
         directory.check()?;
         Ok(directory)
     }
@@ -102,9 +102,9 @@ impl Directory {
     ///
     /// # Errors
     /// It is not there or holds something else.
-    pub fn look(path: &Path) -> Result<Directory, StoreFault> {
+    pub fn look(path: &Path) -> Result<StoreDirectory, StoreFault> {
         let no_room: Allocate = |_, _| Err(io::ErrorKind::Unsupported.into());
-        let directory = Directory { path: path.to_owned(), lock: None, open: None, allocate: no_room };
+        let directory = StoreDirectory { path: path.to_owned(), lock: None, open: None, allocate: no_room };
         directory.check()?;
         Ok(directory)
     }
@@ -141,7 +141,7 @@ fn number_of(name: &str) -> Option<u64> {
     (digits.len() == 20).then(|| digits.parse().ok())?
 }
 
-impl Disk for Directory {
+impl Disk for StoreDirectory {
     fn list(&mut self) -> io::Result<Vec<u64>> {
         let names = fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.file_name()));
         let names = names.collect::<io::Result<Vec<_>>>()?;
@@ -208,31 +208,31 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("deep/store");
         let allocate: Allocate = |file, bytes| file.set_len(bytes);
-        let mut first = Directory::open(&path, allocate).unwrap();
-        assert!(matches!(Directory::open(&path, allocate), Err(StoreFault::InUse)));
+        let mut first = StoreDirectory::open(&path, allocate).unwrap();
+        assert!(matches!(StoreDirectory::open(&path, allocate), Err(StoreFault::InUse)));
         first.create(3, 100).unwrap();
         first.create(20, 50).unwrap();
         first.write(20, 10, b"abc").unwrap();
         first.sync(20).unwrap();
         assert_eq!(first.list().unwrap(), [3, 20]);
         assert_eq!(first.read(20, 9, 5).unwrap(), b"\0abc\0");
-        assert_eq!(Directory::look(&path).unwrap().list().unwrap(), [3, 20]);
+        assert_eq!(StoreDirectory::look(&path).unwrap().list().unwrap(), [3, 20]);
         first.truncate(20, 11).unwrap();
         assert_eq!(first.read(20, 9, 500).unwrap(), b"\0a");
         first.remove(3).unwrap();
         drop(first);
-        assert_eq!(Directory::open(&path, allocate).unwrap().list().unwrap(), [20]);
+        assert_eq!(StoreDirectory::open(&path, allocate).unwrap().list().unwrap(), [20]);
         // The process that goes on has it as well, and keeps it.
-        let old = Directory::open(&path, allocate).unwrap();
-        let new = Directory::inherit(&path, old.lock().unwrap(), allocate).unwrap();
+        let old = StoreDirectory::open(&path, allocate).unwrap();
+        let new = StoreDirectory::inherit(&path, old.lock().unwrap(), allocate).unwrap();
         drop(old);
-        assert!(matches!(Directory::open(&path, allocate), Err(StoreFault::InUse)));
-        let elsewhere = Directory::open(&place.path().join("elsewhere"), allocate).unwrap();
-        let wrong = Directory::inherit(&path, elsewhere.lock().unwrap(), allocate);
+        assert!(matches!(StoreDirectory::open(&path, allocate), Err(StoreFault::InUse)));
+        let elsewhere = StoreDirectory::open(&place.path().join("elsewhere"), allocate).unwrap();
+        let wrong = StoreDirectory::inherit(&path, elsewhere.lock().unwrap(), allocate);
         assert!(matches!(wrong, Err(StoreFault::Foreign(_))));
         drop(new);
         fs::write(path.join("notes.txt"), "mine").unwrap();
-        let fault = Directory::open(&path, allocate).unwrap_err().to_string();
+        let fault = StoreDirectory::open(&path, allocate).unwrap_err().to_string();
         assert!(fault.contains("notes.txt"), "{fault}");
     }
 }

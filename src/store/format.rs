@@ -82,14 +82,14 @@ impl Segment {
 
 /// The head of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Batch {
+pub(super) struct StoreBatch {
     pub number: u64,
     /// Of the records behind it.
     pub bytes: u32,
     pub records: u32,
 }
 
-impl Batch {
+impl StoreBatch {
     pub fn to_bytes(self, id: StoreId) -> [u8; BATCH_HEAD_BYTES] {
         let mut bytes = [0; BATCH_HEAD_BYTES];
         bytes[..4].copy_from_slice(&BATCH_MAGIC);
@@ -103,12 +103,16 @@ impl Batch {
     }
 
     /// `None`: no batch of this store begins here.
-    pub fn from_bytes(bytes: &[u8], id: StoreId) -> Option<Batch> {
+    pub fn from_bytes(bytes: &[u8], id: StoreId) -> Option<StoreBatch> {
         let head = bytes.get(..BATCH_HEAD_BYTES)?;
         let is_one = head[..4] == BATCH_MAGIC
             && u64_at(head, 24) == id.0 as u64
             && checksum(&[&head[8..]]) == u32_at(head, 4);
-        is_one.then(|| Batch { number: u64_at(head, 8), bytes: u32_at(head, 16), records: u32_at(head, 20) })
+        is_one.then(|| StoreBatch {
+            number: u64_at(head, 8),
+            bytes: u32_at(head, 16),
+            records: u32_at(head, 20),
+        })
     }
 }
 
@@ -169,15 +173,15 @@ mod tests {
             assert_eq!(Segment::from_bytes(&bad), Err(expected), "byte {at}");
             assert_ne!(Segment::from_bytes(&bytes[..at]), Ok(segment));
         }
-        let batch = Batch { number: 5, bytes: 1000, records: 3 };
+        let batch = StoreBatch { number: 5, bytes: 1000, records: 3 };
         let bytes = batch.to_bytes(ID);
-        assert_eq!(Batch::from_bytes(&bytes, ID), Some(batch));
-        assert_eq!(Batch::from_bytes(&bytes, StoreId(1)), None);
+        assert_eq!(StoreBatch::from_bytes(&bytes, ID), Some(batch));
+        assert_eq!(StoreBatch::from_bytes(&bytes, StoreId(1)), None);
         for at in 0..bytes.len() {
             let mut bad = bytes;
             bad[at] ^= 1;
-            assert_eq!(Batch::from_bytes(&bad, ID), None, "byte {at}");
-            assert_eq!(Batch::from_bytes(&bytes[..at], ID), None);
+            assert_eq!(StoreBatch::from_bytes(&bad, ID), None, "byte {at}");
+            assert_eq!(StoreBatch::from_bytes(&bytes[..at], ID), None);
         }
     }
 
@@ -187,7 +191,7 @@ mod tests {
         for _ in 0..20_000 {
             let bytes: Vec<u8> = (0..prng.usize(..100)).map(|_| prng.u8(..)).collect();
             let _ = Segment::from_bytes(&bytes);
-            let _ = Batch::from_bytes(&bytes, ID);
+            let _ = StoreBatch::from_bytes(&bytes, ID);
             if let Some((body, _)) = next_record(&bytes) {
                 let _ = StoredRecord::from_bytes(body);
             }

@@ -55,11 +55,11 @@ mod stats;
 pub mod tools;
 mod writer;
 
-pub use disk::{Directory, Disk};
+pub use disk::{Disk, StoreDirectory};
 pub use fault::StoreFault;
 pub use format::{Segment, StoreId};
-pub use queue::{Queues, ShardStore, Wake, Work};
-pub use read::{Damage, Found, Read, read_all};
+pub use queue::{Queues, ShardStore, StoreWork, WriterWake};
+pub use read::{Damage, Found, StoreRead, read_all};
 pub use restore::{Restored, RestoredEvents, Restoring};
-pub use stats::{Health, Stats, StatsView};
-pub use writer::{Turn, Writer, WriterOptions};
+pub use stats::{Health, StatsView, StoreStats};
+pub use writer::{Writer, WriterOptions, WriterTurn};

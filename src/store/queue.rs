@@ -8,11 +8,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::format::write_record;
-use super::stats::{Health, Stats, StatsView};
+use super::stats::{Health, StatsView, StoreStats};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::time::Time;
-use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
+use crate::hub::log_store::{Append, LogStore, ReadBack, StoreDone, StoreEntry, Ticket};
 use crate::hub::owned::OFFSET_JUMP;
 use crate::record::{StoredCursors, StoredRecord, StoredRemoval};
 
@@ -27,7 +27,7 @@ const GATHER: Duration = Duration::from_millis(50);
 const UNWRITTEN_MAX: u64 = OFFSET_JUMP / 2;
 
 /// Tells a shard that something is done.
-pub type Wake = Box<dyn Fn() + Send + Sync>;
+pub type WriterWake = Box<dyn Fn() + Send + Sync>;
 
 /// The queues of all shards, their writer's.
 pub struct Queues {
@@ -36,7 +36,7 @@ pub struct Queues {
     changed: Condvar,
     /// The copy that is wanted; 0: none.
     copy: AtomicU64,
-    pub(super) stats: Stats,
+    pub(super) stats: StoreStats,
 }
 
 struct Queue {
@@ -46,7 +46,7 @@ struct Queue {
     done: Mutex<VecDeque<(u64, Result<(), ErrorCode>)>>,
     /// The last ticket that has an end.
     settled: AtomicU64,
-    wake: Wake,
+    wake: WriterWake,
     /// Somebody puts something in, and gives copies.
     used: AtomicBool,
 }
@@ -79,7 +79,7 @@ struct Signal {
 
 /// Why the writer goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum StoreWork {
     /// Something may be there.
     Look,
     /// Nothing more will come.
@@ -88,7 +88,7 @@ pub enum Work {
 
 /// What the writer took from one queue.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Part {
+pub(super) struct QueuePart {
     pub records: u32,
     pub ticket: Option<u64>,
     pub copied: u64,
@@ -96,7 +96,7 @@ pub(super) struct Part {
 
 impl Queues {
     /// One queue for each shard, which is woken by its function.
-    pub fn new(wakes: impl IntoIterator<Item = Wake>) -> Arc<Queues> {
+    pub fn new(wakes: impl IntoIterator<Item = WriterWake>) -> Arc<Queues> {
         let queue = |wake| Queue {
             out: Mutex::default(),
             done: Mutex::default(),
@@ -109,7 +109,7 @@ impl Queues {
             signal: Mutex::default(),
             changed: Condvar::new(),
             copy: AtomicU64::new(0),
-            stats: Stats::default(),
+            stats: StoreStats::default(),
         })
     }
 
@@ -118,12 +118,12 @@ impl Queues {
         self.queues[index].used.store(false, Ordering::Release);
     }
 
-    pub fn stats(&self) -> &Stats {
+    pub fn stats(&self) -> &StoreStats {
         &self.stats
     }
 
     /// Waits until there is something to write, at most `patience`. For the writer's thread.
-    pub fn wait(&self, patience: Duration) -> Work {
+    pub fn wait(&self, patience: Duration) -> StoreWork {
         let mut signal = self.signal.lock();
         if !signal.urgent && !signal.stop {
             let patience = if signal.lazy { GATHER } else { patience };
@@ -133,7 +133,7 @@ impl Queues {
             }
         }
         (signal.urgent, signal.lazy) = (false, false);
-        if signal.stop { Work::Stop } else { Work::Look }
+        if signal.stop { StoreWork::Stop } else { StoreWork::Look }
     }
 
     /// Nothing more will come.
@@ -163,7 +163,7 @@ impl Queues {
     }
 
     /// Moves what is on its way behind `bytes`.
-    pub(super) fn collect(&self, bytes: &mut Vec<u8>) -> Vec<Part> {
+    pub(super) fn collect(&self, bytes: &mut Vec<u8>) -> Vec<QueuePart> {
         let take = |queue: &Queue| {
             let mut out = queue.out.lock();
             bytes.extend_from_slice(&out.bytes);
@@ -177,13 +177,13 @@ impl Queues {
                 true => out.copied,
                 false => self.copy.load(Ordering::Acquire),
             };
-            Part { records: std::mem::take(&mut out.records), ticket, copied }
+            QueuePart { records: std::mem::take(&mut out.records), ticket, copied }
         };
         self.queues.iter().map(take).collect()
     }
 
     /// What was collected is on disk, or is not and never will be.
-    pub(super) fn done(&self, parts: &[Part], outcome: Result<(), ErrorCode>) {
+    pub(super) fn done(&self, parts: &[QueuePart], outcome: Result<(), ErrorCode>) {
         for (queue, part) in self.queues.iter().zip(parts) {
             if let Some(ticket) = part.ticket {
                 queue.settled.store(ticket, Ordering::Relaxed);
@@ -327,7 +327,7 @@ impl ShardStore {
 }
 
 impl LogStore for ShardStore {
-    fn append(&mut self, entry: Entry<'_>, _: Time) -> Append {
+    fn append(&mut self, entry: StoreEntry<'_>, _: Time) -> Append {
         match self.put(&entry.to_record(), entry.sync) {
             Ok(Some(ticket)) => Append::Later(ticket),
             Ok(None) => {
@@ -353,12 +353,12 @@ impl LogStore for ShardStore {
         ReadBack::Nothing
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         loop {
             if let Some((until, outcome)) = self.done {
                 if self.taken < until {
                     self.taken += 1;
-                    return Some((Ticket(self.taken), Done::Appended(outcome)));
+                    return Some((Ticket(self.taken), StoreDone::Appended(outcome)));
                 }
                 self.done = None;
             }

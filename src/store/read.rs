@@ -6,7 +6,7 @@ use std::io;
 use super::disk::Disk;
 use super::fault::StoreFault;
 use super::format::{
-    BATCH_HEAD_BYTES, BATCH_MAGIC, Batch, NoSegment, SEGMENT_HEAD_BYTES, Segment, StoreId, next_record,
+    BATCH_HEAD_BYTES, BATCH_MAGIC, NoSegment, SEGMENT_HEAD_BYTES, Segment, StoreBatch, StoreId, next_record,
 };
 use crate::record::StoredRecord;
 
@@ -37,7 +37,7 @@ pub enum Found {
 
 /// What there was to read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Read {
+pub struct StoreRead {
     /// Of the store, if there was one.
     pub id: Option<StoreId>,
     /// Numbers and lengths of the segments that hold something.
@@ -52,7 +52,7 @@ pub struct Read {
     pub cut: u64,
 }
 
-impl Read {
+impl StoreRead {
     pub fn bytes(&self) -> u64 {
         self.segments.iter().map(|(_, bytes)| bytes).sum()
     }
@@ -62,13 +62,13 @@ impl Read {
 ///
 /// # Errors
 /// It is no store that this build can read, or the disk cannot be read.
-pub fn read_all(disk: &mut impl Disk, take: &mut dyn FnMut(Found)) -> Result<Read, StoreFault> {
+pub fn read_all(disk: &mut impl Disk, take: &mut dyn FnMut(Found)) -> Result<StoreRead, StoreFault> {
     let numbers = disk.list()?;
     let mut heads = Vec::new();
     for &number in &numbers {
         heads.push((number, Segment::from_bytes(&disk.read(number, 0, SEGMENT_HEAD_BYTES)?)));
     }
-    let mut read = Read::default();
+    let mut read = StoreRead::default();
     // The last file may have been made and not begun.
     if let Some(&(number, Err(NoSegment::Unwritten))) = heads.last() {
         read.unwritten = Some(number);
@@ -119,7 +119,7 @@ pub fn read_all(disk: &mut impl Disk, take: &mut dyn FnMut(Found)) -> Result<Rea
 
 struct Scan<'t> {
     id: StoreId,
-    read: Read,
+    read: StoreRead,
     take: &'t mut dyn FnMut(Found),
     next_batch: Option<u64>,
 }
@@ -136,7 +136,7 @@ impl Scan<'_> {
         let end = len.min(bytes.len());
         let mut at = SEGMENT_HEAD_BYTES.min(end);
         while at < end {
-            let batch = Batch::from_bytes(&bytes[at..end], self.id);
+            let batch = StoreBatch::from_bytes(&bytes[at..end], self.id);
             let batch = batch.filter(|batch| self.next_batch.is_none_or(|next| batch.number >= next));
             let Some(batch) = batch else {
                 match self.next_good(bytes, at, end) {
@@ -197,7 +197,7 @@ impl Scan<'_> {
         let mut at = from;
         while let Some(found) = find(bytes.get(at..)?, BATCH_MAGIC) {
             at += found;
-            if Batch::from_bytes(&bytes[at..], self.id).is_some_and(|batch| batch.number > number) {
+            if StoreBatch::from_bytes(&bytes[at..], self.id).is_some_and(|batch| batch.number > number) {
                 return Some(at);
             }
             at += 1;

@@ -14,14 +14,14 @@ const SECTOR_BYTES: usize = 512;
 
 /// One disk; clones are the same one.
 #[derive(Clone, Default)]
-pub struct SimDisk(Arc<Mutex<State>>);
+pub struct SimDisk(Arc<Mutex<SimDiskState>>);
 
 #[derive(Default)]
-struct State {
+struct SimDiskState {
     /// As a process sees it.
-    files: BTreeMap<u64, File>,
+    files: BTreeMap<u64, SimFile>,
     /// As the directory is for good: which of the files are there.
-    kept: BTreeMap<u64, File>,
+    kept: BTreeMap<u64, SimFile>,
     /// How many bytes all files may have; 0: any number.
     room: u64,
     /// What fails from now on.
@@ -30,7 +30,7 @@ struct State {
 }
 
 #[derive(Clone, Default)]
-struct File {
+struct SimFile {
     bytes: Vec<u8>,
     /// What is there for good.
     synced: Vec<u8>,
@@ -104,7 +104,7 @@ impl SimDisk {
                     bytes[at..at + sector.len()].copy_from_slice(sector);
                 }
             }
-            after.insert(number, File { synced: bytes.clone(), bytes, loose: Vec::new() });
+            after.insert(number, SimFile { synced: bytes.clone(), bytes, loose: Vec::new() });
         }
         state.files.clone_from(&after);
         state.kept = after;
@@ -133,7 +133,7 @@ impl SimDisk {
             let state = &mut *disk.0.lock();
             state.files = files
                 .into_iter()
-                .map(|(number, bytes)| (number, File { synced: bytes.clone(), bytes, loose: Vec::new() }))
+                .map(|(number, bytes)| (number, SimFile { synced: bytes.clone(), bytes, loose: Vec::new() }))
                 .collect();
             state.kept.clone_from(&state.files);
         }
@@ -141,12 +141,12 @@ impl SimDisk {
     }
 }
 
-impl State {
+impl SimDiskState {
     fn held(&self) -> u64 {
         self.files.values().map(|file| file.bytes.len() as u64).sum()
     }
 
-    fn file(&mut self, number: u64) -> io::Result<&mut File> {
+    fn file(&mut self, number: u64) -> io::Result<&mut SimFile> {
         self.files.get_mut(&number).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
@@ -176,7 +176,7 @@ impl Disk for SimDisk {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let zeros = vec![0; bytes as usize];
-        state.files.insert(number, File { synced: zeros.clone(), bytes: zeros, loose: Vec::new() });
+        state.files.insert(number, SimFile { synced: zeros.clone(), bytes: zeros, loose: Vec::new() });
         Ok(())
     }
 

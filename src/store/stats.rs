@@ -18,7 +18,7 @@ pub enum Health {
 
 /// What is counted.
 #[derive(Debug, Default)]
-pub struct Stats {
+pub struct StoreStats {
     pub(super) appended_bytes: AtomicU64,
     pub(super) records: AtomicU64,
     pub(super) batches: AtomicU64,

@@ -9,9 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::disk::Directory;
+use super::disk::StoreDirectory;
 use super::fault::StoreFault;
-use super::read::{Found, Read, read_all};
+use super::read::{Found, StoreRead, read_all};
 use crate::base::ids::{ChannelName, Epoch};
 use crate::record::{PublicationRecord, StoredRecord};
 
@@ -44,7 +44,7 @@ pub struct Largest {
 }
 
 #[derive(Default)]
-struct Channel {
+struct ToolChannel {
     epoch: Option<Epoch>,
     publications: u64,
     bytes: u64,
@@ -56,13 +56,13 @@ struct Channel {
 /// # Errors
 /// It is no store that this build reads.
 pub fn report(path: &Path) -> Result<Report, StoreFault> {
-    let mut channels: HashMap<ChannelName, Channel> = HashMap::new();
+    let mut channels: HashMap<ChannelName, ToolChannel> = HashMap::new();
     let (mut publications, mut keys, mut damages) = (0, 0, Vec::new());
     let mut count = |channel: &ChannelName, entries: &[&PublicationRecord]| {
         let known = channels.entry(channel.clone()).or_default();
         for entry in entries.iter().filter(|entry| entry.offset.0 > 0) {
             if known.epoch != Some(entry.epoch) {
-                *known = Channel { epoch: Some(entry.epoch), ..Channel::default() };
+                *known = ToolChannel { epoch: Some(entry.epoch), ..ToolChannel::default() };
             }
             publications += 1;
             known.publications += 1;
@@ -70,7 +70,7 @@ pub fn report(path: &Path) -> Result<Report, StoreFault> {
             known.last = known.last.max(entry.offset.0);
         }
     };
-    let read = read_all(&mut Directory::look(path)?, &mut |found| match found {
+    let read = read_all(&mut StoreDirectory::look(path)?, &mut |found| match found {
         Found::Damage(damage) => damages.push(damage.to_string()),
         Found::Record(StoredRecord::Publication(stored)) => {
             keys += u64::from(!stored.key.is_empty());
@@ -92,7 +92,7 @@ pub fn report(path: &Path) -> Result<Report, StoreFault> {
             | StoredRecord::Cursors(_),
         ) => {}
     })?;
-    let Read { segments, records, cut, .. } = &read;
+    let StoreRead { segments, records, cut, .. } = &read;
     let mut largest: Vec<Largest> = channels
         .iter()
         .map(|(name, channel)| Largest {
@@ -119,7 +119,7 @@ pub fn report(path: &Path) -> Result<Report, StoreFault> {
 
 /// A publication as a line of an export.
 #[derive(Serialize)]
-struct Line<'r> {
+struct ToolLine<'r> {
     channel: &'r str,
     epoch: String,
     offset: u64,
@@ -154,7 +154,7 @@ pub fn export(path: &Path, out: &mut impl Write) -> Result<(u64, Vec<String>), S
         lines += 1;
         failed = write_line(channel, entry, out).err();
     };
-    read_all(&mut Directory::look(path)?, &mut |found| match found {
+    read_all(&mut StoreDirectory::look(path)?, &mut |found| match found {
         Found::Damage(damage) => damages.push(damage.to_string()),
         Found::Record(StoredRecord::Publication(stored)) => line(&stored.channel, &stored.publication),
         Found::Record(StoredRecord::Channel(stored)) => {
@@ -175,7 +175,7 @@ fn write_line(channel: &str, entry: &PublicationRecord, out: &mut impl Write) ->
     // What form its namespace has is not known here.
     let data = serde_json::from_slice::<&RawValue>(&entry.data).ok();
     let b64data = data.is_none().then(|| STANDARD.encode(&entry.data));
-    let line = Line {
+    let line = ToolLine {
         channel,
         epoch: String::from_utf8_lossy(&entry.epoch.text()).into_owned(),
         offset: entry.offset.0,

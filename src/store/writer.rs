@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use super::disk::Disk;
 use super::fault::StoreFault;
-use super::format::{BATCH_HEAD_BYTES, Batch, SEGMENT_HEAD_BYTES, Segment, StoreId, write_record};
-use super::queue::{Part, Queues};
-use super::read::Read;
+use super::format::{BATCH_HEAD_BYTES, SEGMENT_HEAD_BYTES, Segment, StoreBatch, StoreId, write_record};
+use super::queue::{QueuePart, Queues};
+use super::read::StoreRead;
 use super::stats::Health;
 use crate::base::fault::ErrorCode;
 use crate::base::time::Time;
@@ -32,18 +32,18 @@ pub struct WriterOptions {
 
 /// What a turn has come to that people should know.
 #[derive(Debug, Default)]
-pub struct Turn {
+pub struct WriterTurn {
     /// The store's health is another one, and why.
     pub changed: Option<(Health, String)>,
 }
 
 /// Why a batch is not on disk.
-enum Trouble {
+enum WriterTrouble {
     Full(Health, String),
     Failed(String),
 }
 
-struct Copying {
+struct WriterCopying {
     number: u64,
     /// The first segment of it.
     from: u64,
@@ -64,7 +64,7 @@ pub struct Writer<D> {
     next_batch: u64,
     health: Health,
     try_at: Time,
-    copying: Option<Copying>,
+    copying: Option<WriterCopying>,
     copies: u64,
     copy_at: Time,
     /// What the last copy came to, and what has come since.
@@ -80,7 +80,7 @@ impl<D: Disk> Writer<D> {
     /// What the disk says.
     pub fn open(
         mut disk: D,
-        read: &Read,
+        read: &StoreRead,
         id: StoreId,
         options: WriterOptions,
         queues: Arc<Queues>,
@@ -165,8 +165,8 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Begins a file of its own: by it the process before sees that it must not go on.
-    pub fn begin(&mut self, now: Time) -> Turn {
-        let mut turn = Turn::default();
+    pub fn begin(&mut self, now: Time) -> WriterTurn {
+        let mut turn = WriterTurn::default();
         if let Err(trouble) = self.begin_segment(0) {
             self.trouble(trouble, now, &mut turn);
         }
@@ -179,7 +179,7 @@ impl<D: Disk> Writer<D> {
     ///
     /// # Errors
     /// Not everything is on disk, and why. It goes on here.
-    pub fn pause(&mut self, run: &StoredRun, now: Time) -> (Turn, Result<StoreRecord, String>) {
+    pub fn pause(&mut self, run: &StoredRun, now: Time) -> (WriterTurn, Result<StoreRecord, String>) {
         let mut turn = self.turn(now);
         if self.health == Health::Good
             && let Err(trouble) = self.write_own(&[StoredRecord::End, StoredRecord::Run(run.clone())])
@@ -217,8 +217,8 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Writes what has come.
-    pub fn turn(&mut self, now: Time) -> Turn {
-        let mut turn = Turn::default();
+    pub fn turn(&mut self, now: Time) -> WriterTurn {
+        let mut turn = WriterTurn::default();
         match self.health {
             Health::Good => {}
             Health::Failed => self.queues.refuse(ErrorCode::StoreFailed, true),
@@ -248,7 +248,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Nothing more comes: the next process finds everything here.
-    pub fn close(mut self, now: Time) -> Turn {
+    pub fn close(mut self, now: Time) -> WriterTurn {
         let mut turn = self.turn(now);
         if self.health == Health::Good
             && let Err(trouble) = self.write_own(&[StoredRecord::End])
@@ -267,7 +267,7 @@ impl<D: Disk> Writer<D> {
         &mut self.disk
     }
 
-    fn write_queues(&mut self, now: Time, turn: &mut Turn) {
+    fn write_queues(&mut self, now: Time, turn: &mut WriterTurn) {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         buffer.resize(BATCH_HEAD_BYTES, 0);
@@ -294,25 +294,27 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn write_own(&mut self, records: &[StoredRecord]) -> Result<(), Trouble> {
+    fn write_own(&mut self, records: &[StoredRecord]) -> Result<(), WriterTrouble> {
         let mut buffer = vec![0; BATCH_HEAD_BYTES];
         records.iter().for_each(|record| write_record(record, &mut buffer));
         self.write_batch(&mut buffer, records.len() as u32)
     }
 
-    fn write_batch(&mut self, buffer: &mut [u8], records: u32) -> Result<(), Trouble> {
+    fn write_batch(&mut self, buffer: &mut [u8], records: u32) -> Result<(), WriterTrouble> {
         let bytes = buffer.len() as u64;
         if self.at + bytes > self.segments.back().map_or(0, |(_, len)| *len) {
             self.begin_segment(bytes)?;
         }
         let Ok(behind) = u32::try_from(buffer.len() - BATCH_HEAD_BYTES) else {
-            return Err(Trouble::Full(Health::BytesMax, "a batch of 4 GiB".into()));
+            return Err(WriterTrouble::Full(Health::BytesMax, "a batch of 4 GiB".into()));
         };
-        let head = Batch { number: self.next_batch, bytes: behind, records };
+        let head = StoreBatch { number: self.next_batch, bytes: behind, records };
         buffer[..BATCH_HEAD_BYTES].copy_from_slice(&head.to_bytes(self.id));
         let number = self.number();
-        self.disk.write(number, self.at, buffer).map_err(|error| Trouble::of_write(&error))?;
-        self.disk.sync(number).map_err(|error| Trouble::Failed(format!("a sync has failed: {error}")))?;
+        self.disk.write(number, self.at, buffer).map_err(|error| WriterTrouble::of_write(&error))?;
+        self.disk
+            .sync(number)
+            .map_err(|error| WriterTrouble::Failed(format!("a sync has failed: {error}")))?;
         self.at += bytes;
         self.next_batch += 1;
         self.new_bytes += bytes;
@@ -324,7 +326,7 @@ impl<D: Disk> Writer<D> {
     }
 
     /// Begins the next segment, with room for a batch of so many bytes.
-    fn begin_segment(&mut self, batch: u64) -> Result<(), Trouble> {
+    fn begin_segment(&mut self, batch: u64) -> Result<(), WriterTrouble> {
         let bytes = self.options.segment_bytes.max(SEGMENT_HEAD_BYTES as u64 + batch);
         // The last quarter is for copies, which make room.
         let limit = match self.copying {
@@ -332,7 +334,7 @@ impl<D: Disk> Writer<D> {
             None => self.options.bytes_max / 4 * 3,
         };
         if batch > 0 && self.held() + bytes > limit {
-            return Err(Trouble::Full(Health::BytesMax, "store.bytes_max is reached".into()));
+            return Err(WriterTrouble::Full(Health::BytesMax, "store.bytes_max is reached".into()));
         }
         let number = self.segments.back().map_or(1, |(number, _)| number + 1);
         let previous = self.segments.back().map_or(0, |_| self.at);
@@ -343,13 +345,13 @@ impl<D: Disk> Writer<D> {
             previous_bytes: previous,
             id: self.id,
         };
-        self.disk.create(number, bytes).map_err(|error| Trouble::of_write(&error))?;
+        self.disk.create(number, bytes).map_err(|error| WriterTrouble::of_write(&error))?;
         if let Err(error) = self.disk.write(number, 0, &head.to_bytes()) {
             let _ = self.disk.remove(number);
-            return Err(Trouble::of_write(&error));
+            return Err(WriterTrouble::of_write(&error));
         }
         let synced = self.disk.sync(number).and_then(|()| self.disk.sync_directory());
-        synced.map_err(|error| Trouble::Failed(format!("a sync has failed: {error}")))?;
+        synced.map_err(|error| WriterTrouble::Failed(format!("a sync has failed: {error}")))?;
         if let Some((before, len)) = self.segments.back_mut()
             && *len > previous
             && self.disk.truncate(*before, previous).is_ok()
@@ -378,13 +380,13 @@ impl<D: Disk> Writer<D> {
             return;
         }
         self.copies += 1;
-        self.copying = Some(Copying { number: self.copies, from: self.number() });
+        self.copying = Some(WriterCopying { number: self.copies, from: self.number() });
         self.queues.want_copy(self.copies);
         self.new_bytes = 0;
     }
 
     /// When all of it is on disk, what was before it goes.
-    fn end_copy(&mut self, parts: &[Part], now: Time, turn: &mut Turn) {
+    fn end_copy(&mut self, parts: &[QueuePart], now: Time, turn: &mut WriterTurn) {
         let Some(copying) = &self.copying else { return };
         if !parts.iter().all(|part| part.copied == copying.number) {
             return;
@@ -418,10 +420,10 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn trouble(&mut self, trouble: Trouble, now: Time, turn: &mut Turn) {
+    fn trouble(&mut self, trouble: WriterTrouble, now: Time, turn: &mut WriterTurn) {
         let health = match &trouble {
-            Trouble::Full(health, _) => *health,
-            Trouble::Failed(_) => Health::Failed,
+            WriterTrouble::Full(health, _) => *health,
+            WriterTrouble::Failed(_) => Health::Failed,
         };
         self.try_at = now + TRY_AGAIN;
         if health == Health::BytesMax && self.copying.is_some() {
@@ -437,7 +439,7 @@ impl<D: Disk> Writer<D> {
         self.queues.refuse(trouble.error_code(), health != Health::BytesMax);
     }
 
-    fn recover(&mut self, turn: &mut Turn) {
+    fn recover(&mut self, turn: &mut WriterTurn) {
         self.health = Health::Good;
         turn.changed = Some((Health::Good, "there is room again".into()));
         self.queues.resume();
@@ -469,24 +471,26 @@ impl<D: Disk> Writer<D> {
     }
 }
 
-impl Trouble {
-    fn of_write(error: &io::Error) -> Trouble {
+impl WriterTrouble {
+    fn of_write(error: &io::Error) -> WriterTrouble {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         match error.kind() {
-            StorageFull | QuotaExceeded | FileTooLarge => Trouble::Full(Health::DiskFull, error.to_string()),
-            _ => Trouble::Failed(format!("a write has failed: {error}")),
+            StorageFull | QuotaExceeded | FileTooLarge => {
+                WriterTrouble::Full(Health::DiskFull, error.to_string())
+            }
+            _ => WriterTrouble::Failed(format!("a write has failed: {error}")),
         }
     }
 
     fn error_code(&self) -> ErrorCode {
         match self {
-            Trouble::Full(..) => ErrorCode::StoreFull,
-            Trouble::Failed(_) => ErrorCode::StoreFailed,
+            WriterTrouble::Full(..) => ErrorCode::StoreFull,
+            WriterTrouble::Failed(_) => ErrorCode::StoreFailed,
         }
     }
 
     fn why(&self) -> String {
-        let (Trouble::Full(_, why) | Trouble::Failed(why)) = self;
+        let (WriterTrouble::Full(_, why) | WriterTrouble::Failed(why)) = self;
         why.clone()
     }
 }

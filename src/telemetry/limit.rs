@@ -13,11 +13,11 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Causes are literals, so that their number is bounded by the program and not by a peer.
 #[derive(Debug, Default)]
 pub struct LogLimit {
-    causes: Vec<Cause>,
+    causes: Vec<LogCause>,
 }
 
 #[derive(Debug)]
-struct Cause {
+struct LogCause {
     name: &'static str,
     logged: Time,
     /// Held back since.
@@ -29,7 +29,7 @@ impl LogLimit {
     pub fn allow(&mut self, name: &'static str, now: Time) -> Option<u64> {
         // A handful of causes: looking through them is cheaper than hashing.
         let Some(cause) = self.causes.iter_mut().find(|cause| cause.name == name) else {
-            self.causes.push(Cause { name, logged: now, silenced: 0 });
+            self.causes.push(LogCause { name, logged: now, silenced: 0 });
             return Some(0);
         };
         if now.since(cause.logged) < SILENCE {

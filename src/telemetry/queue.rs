@@ -20,10 +20,10 @@ const RETRY: Duration = Duration::from_millis(10);
 
 /// Clones are handles of the same queue.
 #[derive(Clone)]
-pub struct Lines(Arc<Shared>);
+pub struct Lines(Arc<SharedQueue>);
 
-struct Shared {
-    state: Mutex<State>,
+struct SharedQueue {
+    state: Mutex<QueueState>,
     /// A line came.
     came: Condvar,
     /// Nothing waits and nothing is being written.
@@ -31,7 +31,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     /// Bound: [`LINES_MAX`] and [`BYTES_MAX`]; what does not fit is dropped and counted.
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
@@ -47,8 +47,11 @@ impl Lines {
     /// # Errors
     /// When no thread can be started.
     pub fn start(mut out: impl Write + Send + 'static, missing: fn(u64) -> String) -> io::Result<Lines> {
-        let lines =
-            Lines(Arc::new(Shared { state: Mutex::default(), came: Condvar::new(), empty: Condvar::new() }));
+        let lines = Lines(Arc::new(SharedQueue {
+            state: Mutex::default(),
+            came: Condvar::new(),
+            empty: Condvar::new(),
+        }));
         let shared = Arc::clone(&lines.0);
         std::thread::Builder::new().name("log".into()).spawn(move || {
             loop {
@@ -106,7 +109,7 @@ fn write_whole(out: &mut impl Write, mut line: &[u8]) {
     }
 }
 
-impl Shared {
+impl SharedQueue {
     /// The next line, and how many after it are missing, if it is the last before a gap.
     fn next(&self) -> (Vec<u8>, u64) {
         let mut state = self.state.lock();

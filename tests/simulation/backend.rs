@@ -16,8 +16,9 @@ use trunkline::hub::requests::{
 };
 use trunkline::session::hook_call::{HookCall, Waiting};
 use trunkline::shard::control_request::{
-    BackendReply, Busy, ChannelCount, ControlPlane, ControlRequest, DisconnectUser, FilterBox, HttpReply,
-    PushUsers, Pushed, RefreshUser, Reply, ShardStats, SubscribeUser, Target, UnsubscribeUser, UserMessage,
+    BackendReply, Busy, ChannelCount, ControlPlane, ControlReply, ControlRequest, DisconnectUser, FilterBox,
+    HttpReply, PushUsers, Pushed, RefreshUser, ShardStats, SubscribeUser, Target, UnsubscribeUser,
+    UserMessage,
 };
 use trunkline::shard::router::Router;
 
@@ -513,9 +514,13 @@ impl Backend {
     }
 }
 
-fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, ErrorCode>) -> Answer) -> Reply<T> {
+fn reply<T: 'static>(
+    answers: &Answers,
+    id: u64,
+    answer: fn(Result<T, ErrorCode>) -> Answer,
+) -> ControlReply<T> {
     let answers = Arc::clone(answers);
-    Reply::new(move |result| answers.lock().expect("one thread").push((id, answer(result))))
+    ControlReply::new(move |result| answers.lock().expect("one thread").push((id, answer(result))))
 }
 
 // ---- plain HTTP, and events

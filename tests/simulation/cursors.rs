@@ -20,7 +20,7 @@ use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
 use trunkline::shard::control_request::cursors::CursorsQuery;
 use trunkline::shard::control_request::{
-    Busy, ControlPlane, ControlRequest, CursorsRequest, HttpReply, Reply,
+    Busy, ControlPlane, ControlReply, ControlRequest, CursorsRequest, HttpReply,
 };
 
 use crate::node::{Node, run_seed, seeds};
@@ -283,7 +283,7 @@ impl World {
         let query = CursorsQuery { channel: channel.into(), user: None, after: String::new(), limit: 1_000 };
         let found: Arc<Mutex<Option<CursorsPage>>> = Arc::default();
         let take = Arc::clone(&found);
-        let reply = Reply::new(move |page: Result<CursorsPage, _>| {
+        let reply = ControlReply::new(move |page: Result<CursorsPage, _>| {
             *take.lock().expect("one thread") = Some(page.expect("it has cursors"));
         });
         self.node.ask(channel, ControlRequest::Cursors(CursorsRequest::Page(query, reply)));
@@ -304,7 +304,7 @@ impl World {
             |number: &usize| self.clients[*number].channel == channel && self.known[*number].answered.0 > 0;
         let members: Vec<usize> = (0..self.clients.len()).filter(is_member).collect();
         let publications = Arc::clone(&self.publications);
-        let reply = Reply::new(move |outcome: Result<trunkline::base::ids::Position, _>| {
+        let reply = ControlReply::new(move |outcome: Result<trunkline::base::ids::Position, _>| {
             if let Ok(position) = outcome {
                 let publication = Publication { channel, offset: position.offset.0, members };
                 publications.lock().expect("one thread").push(publication);

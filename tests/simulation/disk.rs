@@ -15,7 +15,7 @@ use trunkline::base::prng::Prng;
 use trunkline::base::publication::{Since, SinceEpoch};
 use trunkline::base::time::Time;
 use trunkline::hub::creators::Creator;
-use trunkline::hub::cursors::{Ack, AckKind, AckRequest, Cursor};
+use trunkline::hub::cursors::{Ack, AckKind, AckRequest, MemberCursor};
 use trunkline::hub::log_store::{Durable, Ticket};
 use trunkline::hub::owned::StoredMoment;
 use trunkline::hub::requests::{HistoryRequest, PublishRequest, Released};
@@ -52,7 +52,7 @@ struct Ledger {
     given: BTreeMap<(&'static str, u64, u64), String>,
     texts: u64,
     /// By channel, user and device: what was answered and is on disk, and the highest that was ever said.
-    cursors: BTreeMap<CursorKey, (Cursor, Cursor)>,
+    cursors: BTreeMap<CursorKey, (MemberCursor, MemberCursor)>,
 }
 
 type CursorKey = (&'static str, &'static str, &'static str);
@@ -60,9 +60,9 @@ type CursorKey = (&'static str, &'static str, &'static str);
 const USERS: [&str; 3] = ["ann", "bob", "carol"];
 const DEVICES: [&str; 2] = ["phone", "desktop"];
 
-fn highest(one: Cursor, other: Cursor) -> Cursor {
+fn highest(one: MemberCursor, other: MemberCursor) -> MemberCursor {
     let read = one.read.max(other.read);
-    Cursor { received: one.received.max(other.received).max(read), read }
+    MemberCursor { received: one.received.max(other.received).max(read), read }
 }
 
 struct Process {
@@ -72,7 +72,7 @@ struct Process {
     /// Not on disk yet.
     loose: Vec<(&'static str, Position, String)>,
     /// The same, of cursors: with what they wait for, if anybody waits.
-    acks: Vec<(Option<Ticket>, CursorKey, Cursor)>,
+    acks: Vec<(Option<Ticket>, CursorKey, MemberCursor)>,
 }
 
 fn owner_of(channel: &str, owners: usize) -> usize {
@@ -170,7 +170,7 @@ impl Process {
             let owner = &self.owners[owner_of(channel, self.owners.len())];
             let page = owner.cursors_page(channel, Some(user), "", 1).expect("it has cursors");
             let of_device = page.cursors.iter().find(|named| *named.device == *device);
-            let cursor = of_device.map_or_else(Cursor::default, |named| named.cursor);
+            let cursor = of_device.map_or_else(MemberCursor::default, |named| named.cursor);
             assert_eq!(highest(cursor, *kept), cursor, "{key:?} was acknowledged");
             assert_eq!(highest(cursor, *said), *said, "{key:?} was never said");
         }
@@ -214,7 +214,7 @@ impl Process {
         let offset = Offset(top.offset.0 - prng.u64(..4).min(top.offset.0));
         let kind = if prng.bool() { AckKind::Read } else { AckKind::Received };
         let read = if kind == AckKind::Read { offset } else { Offset(0) };
-        let to = Cursor { received: offset, read };
+        let to = MemberCursor { received: offset, read };
         let key = (channel, user, device);
         let (kept, said) = ledger.cursors.entry(key).or_default();
         let before = *said;
@@ -252,7 +252,7 @@ impl Process {
                 let outcome = match released {
                     Released::Published(_, outcome) => outcome,
                     Released::Cursors(ticket, outcome) => {
-                        let done = |(wanted, key, _): &mut (Option<Ticket>, CursorKey, Cursor)| {
+                        let done = |(wanted, key, _): &mut (Option<Ticket>, CursorKey, MemberCursor)| {
                             *wanted == Some(ticket) && owner_of(key.0, count) == index
                         };
                         for (_, key, to) in self.acks.extract_if(.., done) {

@@ -16,9 +16,9 @@ use trunkline::base::publication::Publication;
 use trunkline::base::time::Time;
 use trunkline::hub::OwnedChannels;
 use trunkline::hub::followed::Item;
-use trunkline::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
+use trunkline::hub::log_store::{Append, LogStore, ReadBack, StoreDone, StoreEntry, Ticket};
 use trunkline::hub::requests::ReadAnswer;
-use trunkline::shard::channel_owner::{ChannelOwner, Moment};
+use trunkline::shard::channel_owner::{ChannelOwner, OwnerMoment};
 use trunkline::shard::control_request::{Busy, ChannelCount, ControlRequest};
 use trunkline::shard::mailbox::ShardMessage;
 use trunkline::shard::owner::{Engine, FromOwner, OwnerAnswer, OwnerRequest, ReadBy};
@@ -167,7 +167,7 @@ impl State {
     }
 
     fn handle(&mut self, request: Request) {
-        let at = Moment { now: self.now, wall_ms: wall_ms(self.now) };
+        let at = OwnerMoment { now: self.now, wall_ms: wall_ms(self.now) };
         let mut said = Vec::new();
         let mut post = |shard, message| said.push((shard, message));
         match request {
@@ -196,7 +196,7 @@ impl State {
     fn handle_stored(&mut self) {
         let Some(disk) = &self.disk else { return };
         disk.0.lock().expect("one thread").now = self.now;
-        let at = Moment { now: self.now, wall_ms: wall_ms(self.now) };
+        let at = OwnerMoment { now: self.now, wall_ms: wall_ms(self.now) };
         let mut said = Vec::new();
         self.owner.handle_stored(at, &mut |shard, message| said.push((shard, message)));
         self.coverage.add("engine_stored", said.len() as u64);
@@ -307,7 +307,7 @@ impl Disk {
 }
 
 impl LogStore for SlowDisk {
-    fn append(&mut self, entry: Entry<'_>, now: Time) -> Append {
+    fn append(&mut self, entry: StoreEntry<'_>, now: Time) -> Append {
         let disk = &mut *self.0.lock().expect("one thread");
         disk.now = disk.now.max(now);
         Append::Later(disk.begin(Task::Append(Arc::clone(entry.publication))))
@@ -329,17 +329,17 @@ impl LogStore for SlowDisk {
         true
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         let disk = &mut *self.0.lock().expect("one thread");
         disk.under_way.front().filter(|(due, ..)| *due <= disk.now)?;
         let (_, ticket, task) = disk.under_way.pop_front()?;
         Some((
             ticket,
             match task {
-                Task::Read(found) => Done::Read(found),
+                Task::Read(found) => StoreDone::Read(found),
                 Task::Append(publication) => {
                     disk.kept.push(publication);
-                    Done::Appended(Ok(()))
+                    StoreDone::Appended(Ok(()))
                 }
             },
         ))

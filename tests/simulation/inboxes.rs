@@ -21,7 +21,7 @@ use trunkline::hub::{ChannelOptions, Namespaces};
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
 use trunkline::shard::control_request::cursors::CursorsQuery;
-use trunkline::shard::control_request::{ControlRequest, CursorsRequest, Reply};
+use trunkline::shard::control_request::{ControlReply, ControlRequest, CursorsRequest};
 
 use crate::node::{Node, run_seed, seeds};
 use crate::scenario::SECRET;
@@ -331,7 +331,7 @@ impl World {
         let (users, text) = &self.posts[post];
         for &user in users {
             let (truth, own) = (Arc::clone(&self.truth), text.clone());
-            let reply = Reply::new(move |outcome: Result<Position, _>| {
+            let reply = ControlReply::new(move |outcome: Result<Position, _>| {
                 let Ok(position) = outcome else { return };
                 let truth = &mut *truth.lock().expect("one thread");
                 truth.see(user, position.offset.0, &own);
@@ -407,7 +407,7 @@ impl World {
         let query = CursorsQuery { channel: channel.clone(), user: None, after: String::new(), limit: 1_000 };
         let found: Arc<Mutex<Option<CursorsPage>>> = Arc::default();
         let take = Arc::clone(&found);
-        let reply = Reply::new(move |page: Result<CursorsPage, _>| {
+        let reply = ControlReply::new(move |page: Result<CursorsPage, _>| {
             *take.lock().expect("one thread") = Some(page.expect("it has cursors"));
         });
         self.node.ask(&channel, ControlRequest::Cursors(CursorsRequest::Page(query, reply)));

@@ -15,12 +15,12 @@ use trunkline::record::StoredRun;
 use trunkline::session::rules::NamespaceOptions;
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::control_request::{ControlPlane, ControlRequest};
-use trunkline::shard::mailbox::{Inbox, ShardMessage};
+use trunkline::shard::mailbox::{ShardInbox, ShardMessage};
 use trunkline::shard::owner::Owner;
 use trunkline::shard::router::Router;
 use trunkline::shard::{Shard, ShardOptions};
 use trunkline::store::sim::SimDisk;
-use trunkline::store::{Queues, Restoring, ShardStore, StoreId, Wake, Writer, WriterOptions, read_all};
+use trunkline::store::{Queues, Restoring, ShardStore, StoreId, Writer, WriterOptions, WriterWake, read_all};
 
 use crate::scenario::Scenario;
 use crate::variable;
@@ -141,7 +141,7 @@ impl Node {
         let (owners, restored) = restoring.finish().expect("it fits");
         assert_eq!(restored.gone, [""; 0], "nothing that was on disk is damaged");
         let inboxes = self.router.every_shard().map(|shard| Arc::clone(self.router.inbox(shard)));
-        let queues = Queues::new(inboxes.map(|inbox| Box::new(move || inbox.nudge()) as Wake));
+        let queues = Queues::new(inboxes.map(|inbox| Box::new(move || inbox.nudge()) as WriterWake));
         let run = StoredRun {
             time_ms: at.wall_ms,
             private_prefix: String::new(),
@@ -239,7 +239,7 @@ impl Node {
 }
 
 fn router(shards: u16, prng: &mut Prng) -> Router {
-    let inboxes: Arc<[Arc<Inbox>]> = (0..shards).map(|_| Arc::new(Inbox::new(1024))).collect();
+    let inboxes: Arc<[Arc<ShardInbox>]> = (0..shards).map(|_| Arc::new(ShardInbox::new(1024))).collect();
     Router::new(inboxes, [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)])
 }
 

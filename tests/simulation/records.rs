@@ -13,7 +13,8 @@ use trunkline::hub::places::{Places, UserLimit};
 use trunkline::hub::users::Users;
 use trunkline::proto::websocket::{Decoder, Role};
 use trunkline::record::{
-    self, KeysPart, Kind, LogPart, MembersPart, PeerRecord, PeerState, StreamRecord, SubRecord, UserRecord,
+    self, KeysPart, LogPart, MembersPart, PeerRecord, PeerState, RecordKind, StreamRecord, SubRecord,
+    UserRecord,
 };
 use trunkline::session::Session;
 use trunkline::session::tunnel::Tunnel;
@@ -97,28 +98,28 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
     let mut owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
     let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
     let limit = UserLimit::none();
-    let (mut rest, mut counts) = (&bytes[..], BTreeMap::<Kind, usize>::new());
+    let (mut rest, mut counts) = (&bytes[..], BTreeMap::<RecordKind, usize>::new());
     while !rest.is_empty() {
         let (unread, behind) = record::next(rest).expect("what was written");
         let here = |peer: u64| Some(ConnId::from_bits(peer));
         let count = match unread.kind {
-            Kind::Channel => unread.read().and_then(|record| owned.restore(&record, THERE)).map(|()| 1),
-            Kind::ChannelLog => unread.read().and_then(|part: LogPart| {
+            RecordKind::Channel => unread.read().and_then(|record| owned.restore(&record, THERE)).map(|()| 1),
+            RecordKind::ChannelLog => unread.read().and_then(|part: LogPart| {
                 let entries = part.entries.len();
                 owned.restore_log(part, THERE).map(|()| entries)
             }),
-            Kind::ChannelMembers => unread.read().and_then(|part: MembersPart| {
+            RecordKind::ChannelMembers => unread.read().and_then(|part: MembersPart| {
                 let members = part.members.len();
                 owned.restore_members(part, &here, THERE).map(|()| members)
             }),
-            Kind::Keys => unread.read().and_then(|part: KeysPart| {
+            RecordKind::Keys => unread.read().and_then(|part: KeysPart| {
                 let keys = part.keys.len();
                 owned.restore_keys(part, THERE).map(|()| keys)
             }),
-            Kind::User => unread.read().and_then(|user: UserRecord| {
+            RecordKind::User => unread.read().and_then(|user: UserRecord| {
                 places.restore(&mut users, &user, &here, &limit, &mut Vec::new()).map(|()| user.peers.len())
             }),
-            Kind::ChannelStream => unread.read().map(|stream: StreamRecord| stream.items.len()),
+            RecordKind::ChannelStream => unread.read().map(|stream: StreamRecord| stream.items.len()),
             _ => panic!("{:?} is not owned", unread.kind),
         };
         *counts.entry(unread.kind).or_default() += count.expect("what a shard had");
@@ -127,14 +128,14 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
     owned.finish_restoring().expect("it had room for what it had");
     let (is, was) = (owned.counts(), shard.owned_counts());
     assert_eq!((is.channels, is.subscriptions), (was.channels, was.subscriptions));
-    assert_eq!(is.subscriptions, counts.get(&Kind::ChannelMembers).copied().unwrap_or(0));
+    assert_eq!(is.subscriptions, counts.get(&RecordKind::ChannelMembers).copied().unwrap_or(0));
     for (kind, name) in [
-        (Kind::Channel, "records_channel"),
-        (Kind::ChannelLog, "records_log_entry"),
-        (Kind::Keys, "records_key"),
-        (Kind::ChannelMembers, "records_member"),
-        (Kind::ChannelStream, "records_stream_item"),
-        (Kind::User, "records_user_connection"),
+        (RecordKind::Channel, "records_channel"),
+        (RecordKind::ChannelLog, "records_log_entry"),
+        (RecordKind::Keys, "records_key"),
+        (RecordKind::ChannelMembers, "records_member"),
+        (RecordKind::ChannelStream, "records_stream_item"),
+        (RecordKind::User, "records_user_connection"),
     ] {
         coverage.add(name, counts.get(&kind).copied().unwrap_or(0) as u64);
     }

@@ -22,7 +22,7 @@ use trunkline::hub::limits::HubLimits;
 use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use trunkline::proto::websocket::deflate::CompressionOptions;
 use trunkline::session::origins::AllowedOrigins;
-use trunkline::session::permissions::{Deed, Permissions, Who};
+use trunkline::session::permissions::{Deed, Grantee, Permissions};
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{TokenOptions, Verifier};
 use trunkline::shard::options::SeeingOptions;
@@ -241,7 +241,7 @@ impl Scenario {
             telling,
             driver: DriverOptions {
                 listeners: vec![
-                    driver::ListenerOptions {
+                    driver::ListenOptions {
                         addresses,
                         ..SocketAddr::from(([127, 0, 0, 1], 0)).into()
                     };
@@ -392,7 +392,7 @@ fn namespaces(
 
 /// Whether all clients may do it.
 fn permitting(mut options: NamespaceOptions, deed: Deed, to: bool) -> NamespaceOptions {
-    options.rules.permissions.set(deed, Who::Client, to);
+    options.rules.permissions.set(deed, Grantee::Client, to);
     options
 }
 
@@ -401,7 +401,7 @@ fn open(prng: &mut Prng, gap: GapPolicy) -> NamespaceOptions {
     let (force_push_join_leave, force_positioning) = (prng.bool(), prng.bool());
     let mut permissions = Permissions::ALL;
     for deed in [Deed::Publish, Deed::ReadHistory, Deed::ReadPresence] {
-        permissions.set(deed, Who::Client, prng.bool());
+        permissions.set(deed, Grantee::Client, prng.bool());
     }
     NamespaceOptions {
         channel: ChannelOptions { presence, join_leave, gap, ..ChannelOptions::default() },

@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use trunkline::base::bytes::{Bytes, BytesMut};
 use trunkline::base::ids::ListenerId;
 use trunkline::driver::sim::{ClientEnd, SimNet};
-use trunkline::layer::{Fault, Layer, LayerMaker, Opened};
+use trunkline::layer::{Fault, Layer, LayerMaker, OpenedBytes};
 
 use crate::tls::{TLS, TlsEnd};
 
@@ -145,19 +145,19 @@ struct Server {
 }
 
 impl Layer for Server {
-    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Opened<'a>) {
+    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, OpenedBytes<'a>) {
         let (consumed, opened) = self.reader.open(bytes);
         let opened = match opened {
-            Ok(Some((DATA, plain))) if !plain.is_empty() => Opened::Plain(plain),
+            Ok(Some((DATA, plain))) if !plain.is_empty() => OpenedBytes::Plain(plain),
             Ok(Some((HELLO, _))) => {
                 self.hello_due = true;
-                Opened::Nothing
+                OpenedBytes::Nothing
             }
-            Ok(Some((END, _))) => Opened::End,
-            Ok(_) => Opened::Nothing,
+            Ok(Some((END, _))) => OpenedBytes::End,
+            Ok(_) => OpenedBytes::Nothing,
             Err(fault) => {
                 self.alert_due = true;
-                Opened::Fault(fault)
+                OpenedBytes::Fault(fault)
             }
         };
         (consumed, opened)
@@ -371,10 +371,10 @@ mod tests {
                 while !piece.is_empty() {
                     let (consumed, opened) = server.open(piece);
                     match opened {
-                        Opened::Plain(plain) => heard.extend_from_slice(plain),
-                        Opened::Nothing => {}
-                        Opened::End => ended = true,
-                        Opened::Fault(fault) => panic!("{fault:?}"),
+                        OpenedBytes::Plain(plain) => heard.extend_from_slice(plain),
+                        OpenedBytes::Nothing => {}
+                        OpenedBytes::End => ended = true,
+                        OpenedBytes::Fault(fault) => panic!("{fault:?}"),
                     }
                     assert!(consumed > 0);
                     piece = &mut piece[consumed..];
@@ -395,11 +395,11 @@ mod tests {
             sealed
         };
         let (mut one, _two, mut three) = (record(b"one"), record(b"two"), record(b"three"));
-        assert_eq!(server.open(&mut one).1, Opened::Plain(&mut b"one".to_vec()[..]));
-        assert!(matches!(server.open(&mut three).1, Opened::Fault(_)));
+        assert_eq!(server.open(&mut one).1, OpenedBytes::Plain(&mut b"one".to_vec()[..]));
+        assert!(matches!(server.open(&mut three).1, OpenedBytes::Fault(_)));
         assert!(server.wants_to_speak());
         let len = one.len();
-        assert_eq!(server.open(&mut one), (len, Opened::Nothing), "nothing is heard behind a fault");
+        assert_eq!(server.open(&mut one), (len, OpenedBytes::Nothing), "nothing is heard behind a fault");
         let said = say(&mut server, b"", true);
         assert_eq!(said.iter().step_by(HEADER).copied().collect::<Vec<_>>(), [HELLO, ALERT, END]);
         assert!(say(&mut server, b"", true).is_empty(), "said once");

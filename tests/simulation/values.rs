@@ -18,7 +18,7 @@ use trunkline::hub::requests::{Pace, PublishRequest};
 use trunkline::hub::{ChannelKind, ChannelOptions, Deliver, Namespaces};
 use trunkline::session::permissions::Permissions;
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
-use trunkline::shard::control_request::{ControlRequest, Reply};
+use trunkline::shard::control_request::{ControlReply, ControlRequest};
 
 use crate::node::{Node, run_seed, seeds};
 use crate::variable;
@@ -270,7 +270,7 @@ impl World {
             }
         };
         let truth = Arc::clone(&self.truth);
-        let reply = Reply::new(move |outcome: Result<Position, ErrorCode>| {
+        let reply = ControlReply::new(move |outcome: Result<Position, ErrorCode>| {
             let mut truth = truth.lock().expect("one thread");
             let map = truth.now.entry(channel).or_default();
             match outcome {

@@ -18,7 +18,7 @@ use trunkline::base::time::Time;
 use trunkline::driver::sim::{Faults, SimDriver, SimNet};
 use trunkline::hub::OwnedChannels;
 use trunkline::shard::client_ids::ClientIds;
-use trunkline::shard::mailbox::Inbox;
+use trunkline::shard::mailbox::ShardInbox;
 use trunkline::shard::router::Router;
 use trunkline::shard::{Footprint, Shard, ShardOptions, Tick};
 
@@ -188,8 +188,8 @@ impl World {
         let scenario = Scenario::draw(seed, &mut prng);
         net.start_at(scenario.uptime);
         net.set_faults(scenario.faults.clone());
-        let inboxes: Arc<[Arc<Inbox>]> =
-            (0..scenario.shards).map(|_| Arc::new(Inbox::new(scenario.inbox_messages))).collect();
+        let inboxes: Arc<[Arc<ShardInbox>]> =
+            (0..scenario.shards).map(|_| Arc::new(ShardInbox::new(scenario.inbox_messages))).collect();
         let placement = [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)];
         let router = Router::new(inboxes, placement);
         let engine = engine(seed, &scenario);

@@ -137,6 +137,28 @@ fn permissions_are_named_in_their_table_alone() {
     assert!(rows >= 11, "the table is where it was");
 }
 
+/// A name that means two types makes its reader look for the import first.
+#[test]
+fn a_type_has_a_name_of_its_own() {
+    const KINDS: [&str; 5] = ["struct ", "enum ", "trait ", "type ", "union "];
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for source in sources(&["src"]).iter().filter(|source| source.name.ends_with(".rs")) {
+        for (_, line) in source.code() {
+            let line = match line.strip_prefix("pub(") {
+                Some(rest) => rest.split_once(") ").map_or("", |(_, rest)| rest),
+                None => line.strip_prefix("pub ").unwrap_or(line),
+            };
+            if let Some(rest) = KINDS.iter().find_map(|kind| line.strip_prefix(kind)) {
+                let name = rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+                places.entry(name.to_string()).or_default().push(source.name.clone());
+            }
+        }
+    }
+    assert!(places.len() > 500, "types are found");
+    let twice = places.iter().filter(|(_, places)| places.len() > 1);
+    assert_none(&twice.map(|(name, places)| format!("{name}: {}", places.join(", "))).collect::<Vec<_>>());
+}
+
 /// Every queue has a bound with a name. Tests may collect what comes.
 #[test]
 fn no_queue_is_unbounded() {

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::centrifugo::convert::list;
-use crate::config::centrifugo::hooks::Hooks;
+use crate::config::centrifugo::hooks::CentrifugoHooks;
 use crate::config::centrifugo::keys::{
-    As, Concern, KEYS, Key, PROXY_KEYS, RPC_KEYS, To, channel_keys, find, find_old, part,
+    As, CentrifugoKey, Concern, KEYS, PROXY_KEYS, RPC_KEYS, To, channel_keys, find, find_old, part,
 };
-use crate::config::centrifugo::output::Source;
-use crate::config::centrifugo::tree::{Node, Value, json_text};
-use crate::config::centrifugo::{Given, Import, Place, is_map};
-use crate::config::fault::Origin;
+use crate::config::centrifugo::output::SettingSource;
+use crate::config::centrifugo::tree::{TreeNode, TreeValue, json_text};
+use crate::config::centrifugo::{GivenKey, Import, KeyPlace, is_map};
+use crate::config::fault::SettingOrigin;
 use crate::config::value::quote;
 
 /// Keys whose value is a list of tables with names.
@@ -19,11 +19,11 @@ pub const LISTS: [&str; 4] = ["channel.namespaces", "rpc.namespaces", "proxies",
 const ACCESS_NOT_A_FILE: &str = "certificates and keys come from files: write it into one";
 
 /// Sections that are one row of the table, with their own keys.
-pub fn sections() -> Vec<(&'static str, Vec<Key>)> {
-    let switched = || PROXY_KEYS.iter().copied().chain([part("enabled")]).collect::<Vec<Key>>();
+pub fn sections() -> Vec<(&'static str, Vec<CentrifugoKey>)> {
+    let switched = || PROXY_KEYS.iter().copied().chain([part("enabled")]).collect::<Vec<CentrifugoKey>>();
     let tokens = KEYS.iter().filter_map(|key| {
         let path = key.path.strip_prefix("client.token.")?;
-        Some(Key { path, ..*key })
+        Some(CentrifugoKey { path, ..*key })
     });
     vec![
         ("channel.without_namespace", channel_keys()),
@@ -40,7 +40,7 @@ pub fn sections() -> Vec<(&'static str, Vec<Key>)> {
 }
 
 /// The keys of the entries of a list.
-pub fn keys_of(list: &str) -> Vec<Key> {
+pub fn keys_of(list: &str) -> Vec<CentrifugoKey> {
     match list {
         "channel.namespaces" => channel_keys(),
         "rpc.namespaces" => RPC_KEYS.to_vec(),
@@ -78,24 +78,27 @@ pub fn old_part(name: &str) -> Option<String> {
 }
 
 /// A list of tables, as the environment writes one: JSON, or names apart by blanks.
-pub fn entries(node: Node) -> Node {
-    let (Value::Loose(text) | Value::Text(text)) = &node.value else { return node };
-    if let Some(list @ Node { value: Value::List(_), .. }) = json_text(text, &node.origin) {
+pub fn entries(node: TreeNode) -> TreeNode {
+    let (TreeValue::Loose(text) | TreeValue::Text(text)) = &node.value else { return node };
+    if let Some(list @ TreeNode { value: TreeValue::List(_), .. }) = json_text(text, &node.origin) {
         return list;
     }
     let entry = |name: &str| {
-        let name = Node { value: Value::Text(name.to_string()), origin: node.origin.clone() };
-        Node { value: Value::Table(vec![("name".to_string(), name)]), origin: node.origin.clone() }
+        let name = TreeNode { value: TreeValue::Text(name.to_string()), origin: node.origin.clone() };
+        TreeNode { value: TreeValue::Table(vec![("name".to_string(), name)]), origin: node.origin.clone() }
     };
-    Node { value: Value::List(text.split_whitespace().map(entry).collect()), origin: node.origin.clone() }
+    TreeNode {
+        value: TreeValue::List(text.split_whitespace().map(entry).collect()),
+        origin: node.origin.clone(),
+    }
 }
 
 /// The leaves of a table by their paths.
-pub fn leaves(node: &Node, path: &str, into: &mut BTreeMap<String, Node>) {
+pub fn leaves(node: &TreeNode, path: &str, into: &mut BTreeMap<String, TreeNode>) {
     for (key, node) in node.table().unwrap_or_default() {
         let whole = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match &node.value {
-            Value::Table(_) if !is_map(key) => leaves(node, &whole, into),
+            TreeValue::Table(_) if !is_map(key) => leaves(node, &whole, into),
             _ => {
                 into.insert(whole, node.clone());
             }
@@ -115,9 +118,9 @@ fn address(address: &str, port: u64) -> String {
 impl Import {
     /// The listeners of clients and, where it has its own, of the API; and the certificate.
     pub(super) fn listeners(&mut self) {
-        let source = |given: Option<Given>, key: &str| match given {
+        let source = |given: Option<GivenKey>, key: &str| match given {
             Some(given) => given.source(),
-            None => Source { key: key.to_string(), origin: Origin::Default },
+            None => SettingSource { key: key.to_string(), origin: SettingOrigin::Default },
         };
         let host = self.text_of("http_server.address");
         let port = self.number_of("http_server.port");
@@ -134,7 +137,7 @@ impl Import {
         let api_everywhere = self.flag_of("http_api.external");
         let tls_inside = tls && !self.flag_of("http_server.tls_external");
         let external_at = quote(&external_at);
-        let mut tables: Vec<(String, bool, &str, Source)> = Vec::new();
+        let mut tables: Vec<(String, bool, &str, SettingSource)> = Vec::new();
         match internal {
             None if tls => {
                 self.output.set("listen", "[]".to_string(), said.clone());
@@ -180,7 +183,7 @@ impl Import {
                 }
             }
             if theirs == "client_ca" && self.output.is_set(ours) {
-                let said = Source { key: path(""), origin: Origin::Default };
+                let said = SettingSource { key: path(""), origin: SettingOrigin::Default };
                 self.output.set("tls.client_certificates", quote("require"), said);
             }
         }
@@ -189,7 +192,8 @@ impl Import {
 
     /// Limits and tokens of clients.
     pub(super) fn clients(&mut self) {
-        let of_theirs = |what: &str| Source { key: format!("Centrifugo: {what}"), origin: Origin::Default };
+        let of_theirs =
+            |what: &str| SettingSource { key: format!("Centrifugo: {what}"), origin: SettingOrigin::Default };
         self.output.set("client.commands_per_second", "0".to_string(), of_theirs("any number"));
         self.output.set("client.token.leeway", quote("0s"), of_theirs("a token ends at its exp"));
         self.put("client.user_connections_max", As::Number, "client.user_connection_limit");
@@ -211,7 +215,7 @@ impl Import {
             self.put("client.compression", As::Flag, "websocket.compression");
             self.put("client.compression_level", As::Number, "websocket.compression_level");
             self.put("client.compression_min_bytes", As::Number, "websocket.compression_min_size");
-            let default = |key: &str| Source { key: key.to_string(), origin: Origin::Default };
+            let default = |key: &str| SettingSource { key: key.to_string(), origin: SettingOrigin::Default };
             self.output.set(
                 "client.compression_level",
                 "1".to_string(),
@@ -250,7 +254,7 @@ impl Import {
                 continue;
             };
             if !enabled {
-                let Given { node, said } = &given;
+                let GivenKey { node, said } = &given;
                 if node.plain().is_none_or(|plain| !plain.is_empty()) {
                     self.warnings
                         .push(format!("{}: {said} is of no use: {SECTION}.enabled is off", node.origin));
@@ -258,31 +262,41 @@ impl Import {
                 continue;
             }
             let row = match row.to {
-                To::Ours(ours, to, default) => {
-                    Key { to: To::Ours(ours.trim_start_matches("client.token."), to, default), ..*row }
-                }
+                To::Ours(ours, to, default) => CentrifugoKey {
+                    to: To::Ours(ours.trim_start_matches("client.token."), to, default),
+                    ..*row
+                },
                 _ => *row,
             };
-            let place = Place::Section(SECTION, SECTION);
+            let place = KeyPlace::Section(SECTION, SECTION);
             self.row(&row, &leaf, &given, &mut named, place);
         }
         if enabled {
             self.previous_secret(SECTION);
-            let said = Source { key: "Centrifugo: a token ends at its exp".into(), origin: Origin::Default };
+            let said = SettingSource {
+                key: "Centrifugo: a token ends at its exp".into(),
+                origin: SettingOrigin::Default,
+            };
             self.output.set(&format!("{SECTION}.leeway"), quote("0s"), said);
         }
     }
 
     /// What was given below a section, by the rest of its path.
-    pub(super) fn below(&self, section: &str) -> Vec<(String, Given)> {
+    pub(super) fn below(&self, section: &str) -> Vec<(String, GivenKey)> {
         let start = format!("{section}.");
-        let of =
-            |(path, given): (&String, &Given)| Some((path.strip_prefix(&start)?.to_string(), given.clone()));
+        let of = |(path, given): (&String, &GivenKey)| {
+            Some((path.strip_prefix(&start)?.to_string(), given.clone()))
+        };
         self.given.iter().filter_map(of).collect()
     }
 
     /// What an entry of a list says, by the paths of its keys.
-    pub(super) fn entry(&mut self, keys: &[Key], list: &str, entry: &Node) -> (String, Vec<(String, Given)>) {
+    pub(super) fn entry(
+        &mut self,
+        keys: &[CentrifugoKey],
+        list: &str,
+        entry: &TreeNode,
+    ) -> (String, Vec<(String, GivenKey)>) {
         let mut all = BTreeMap::new();
         leaves(entry, "", &mut all);
         let name = all.remove("name").and_then(|node| node.plain()).unwrap_or_default();
@@ -304,25 +318,25 @@ impl Import {
                 Some(row) => {
                     let is_old = find(keys, &key).is_none();
                     let path = if is_old { row.path.to_string() } else { key };
-                    given.push((path, Given { node, said }));
+                    given.push((path, GivenKey { node, said }));
                 }
             }
         }
         (name, given)
     }
 
-    pub(super) fn items(&self, list: &str) -> Vec<Node> {
+    pub(super) fn items(&self, list: &str) -> Vec<TreeNode> {
         match self.given.get(list).map(|given| &given.node.value) {
-            Some(Value::List(items)) => items.clone(),
+            Some(TreeValue::List(items)) => items.clone(),
             _ => Vec::new(),
         }
     }
 
     /// The options of channels, with a namespace and without.
-    pub(super) fn channels(&mut self, hooks: &Hooks) {
+    pub(super) fn channels(&mut self, hooks: &CentrifugoHooks) {
         let keys = channel_keys();
         let own = self.below("channel.without_namespace");
-        self.channel(&keys, own, Place::Section("channel.without_namespace", "channel"), hooks);
+        self.channel(&keys, own, KeyPlace::Section("channel.without_namespace", "channel"), hooks);
         for (at, tls, serves, said) in std::mem::take(&mut self.listener_tables) {
             self.output.entry("listener");
             self.output.set_in_entry("address", at, said.clone());
@@ -336,13 +350,19 @@ impl Import {
             let (name, given) = self.entry(&keys, "channel.namespaces", &item);
             let place = format!("channel.namespaces.{name}");
             self.output.entry("namespace");
-            let said = Source { key: "channel.namespaces".to_string(), origin: item.origin.clone() };
+            let said = SettingSource { key: "channel.namespaces".to_string(), origin: item.origin.clone() };
             self.output.set_in_entry("name", quote(&name), said);
-            self.channel(&keys, given, Place::Entry(&place), hooks);
+            self.channel(&keys, given, KeyPlace::Entry(&place), hooks);
         }
     }
 
-    fn channel(&mut self, keys: &[Key], given: Vec<(String, Given)>, place: Place<'_>, hooks: &Hooks) {
+    fn channel(
+        &mut self,
+        keys: &[CentrifugoKey],
+        given: Vec<(String, GivenKey)>,
+        place: KeyPlace<'_>,
+        hooks: &CentrifugoHooks,
+    ) {
         let mut named = BTreeSet::new();
         for (path, given) in &given {
             match find(keys, path) {
@@ -355,7 +375,7 @@ impl Import {
             if let To::Ours(ours, _, Some(default)) = row.to
                 && get(row.path).is_none()
             {
-                let source = Source { key: row.path.to_string(), origin: Origin::Default };
+                let source = SettingSource { key: row.path.to_string(), origin: SettingOrigin::Default };
                 self.set(place, ours, default.to_string(), source);
             }
         }
@@ -363,8 +383,11 @@ impl Import {
         let own = get("history_meta_ttl")
             .filter(|given| !matches!(given.node.plain().as_deref(), Some("0" | "0s" | "")));
         if let Some(given) = own.cloned().or_else(|| self.given.get("channel.history_meta_ttl").cloned()) {
-            let row =
-                Key { path: "history_meta_ttl", old: &[], to: To::Ours("history_meta_ttl", As::Time, None) };
+            let row = CentrifugoKey {
+                path: "history_meta_ttl",
+                old: &[],
+                to: To::Ours("history_meta_ttl", As::Time, None),
+            };
             self.row(&row, "history_meta_ttl", &given, &mut BTreeSet::new(), place);
         }
         for (event, ours) in [
@@ -388,7 +411,7 @@ impl Import {
                 .is_some_and(|on| crate::config::centrifugo::convert::flag(on) == Ok(true));
             // Before version 6 there was no switch.
             if is_on || item.get("enabled").is_none() && item.get("type").is_some() {
-                let name = item.get("name").and_then(Node::plain).unwrap_or_default();
+                let name = item.get("name").and_then(TreeNode::plain).unwrap_or_default();
                 let said = format!("consumers.{name}");
                 let why = "messages come by the API alone";
                 self.missing(Concern::Delivery, &[&said, "consumers"], &said, &item.origin, why);

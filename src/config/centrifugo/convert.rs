@@ -1,15 +1,15 @@
 //! How one value of theirs is written in ours.
 
 use crate::config::centrifugo::keys::As;
-use crate::config::centrifugo::tree::{Node, Value, json_text};
+use crate::config::centrifugo::tree::{TreeNode, TreeValue, json_text};
 use crate::config::value::{quote, write_duration_ms};
 
 /// The value as TOML; `None` when it says nothing: Centrifugo takes an empty text for unset.
 ///
 /// # Errors
 /// What is wrong with it, or what it cannot be here.
-pub fn convert(to: As, node: &Node) -> Result<Option<String>, String> {
-    if matches!(&node.value, Value::Null) {
+pub fn convert(to: As, node: &TreeNode) -> Result<Option<String>, String> {
+    if matches!(&node.value, TreeValue::Null) {
         return Ok(None);
     }
     Ok(match to {
@@ -41,12 +41,12 @@ fn deltas(kinds: &[String]) -> Result<bool, String> {
 }
 
 /// As Go reads one.
-pub fn flag(node: &Node) -> Result<bool, String> {
+pub fn flag(node: &TreeNode) -> Result<bool, String> {
     match &node.value {
-        Value::Boolean(boolean) => Ok(*boolean),
-        Value::Integer(0) => Ok(false),
-        Value::Integer(1) => Ok(true),
-        Value::Text(text) | Value::Loose(text) => match text.trim() {
+        TreeValue::Boolean(boolean) => Ok(*boolean),
+        TreeValue::Integer(0) => Ok(false),
+        TreeValue::Integer(1) => Ok(true),
+        TreeValue::Text(text) | TreeValue::Loose(text) => match text.trim() {
             "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
             "0" | "f" | "F" | "FALSE" | "false" | "False" | "" => Ok(false),
             other => Err(format!("{other:?} is neither true nor false")),
@@ -56,11 +56,11 @@ pub fn flag(node: &Node) -> Result<bool, String> {
 }
 
 /// `None` for an empty text.
-pub fn number(node: &Node) -> Result<Option<u64>, String> {
+pub fn number(node: &TreeNode) -> Result<Option<u64>, String> {
     match &node.value {
-        Value::Integer(integer) => u64::try_from(*integer).map(Some).map_err(|_| below_zero(*integer)),
-        Value::Text(text) | Value::Loose(text) if text.trim().is_empty() => Ok(None),
-        Value::Text(text) | Value::Loose(text) => {
+        TreeValue::Integer(integer) => u64::try_from(*integer).map(Some).map_err(|_| below_zero(*integer)),
+        TreeValue::Text(text) | TreeValue::Loose(text) if text.trim().is_empty() => Ok(None),
+        TreeValue::Text(text) | TreeValue::Loose(text) => {
             text.trim().parse().map(Some).map_err(|_| format!("{text:?} is not a whole number from 0 on"))
         }
         _ => Err("is not a whole number".to_string()),
@@ -72,11 +72,11 @@ fn below_zero(integer: i64) -> String {
 }
 
 /// A duration as Go writes it, `1h30m` or `1.5s`, in milliseconds.
-pub fn time_ms(node: &Node) -> Result<Option<u64>, String> {
+pub fn time_ms(node: &TreeNode) -> Result<Option<u64>, String> {
     let text = match &node.value {
-        Value::Text(text) | Value::Loose(text) => text.trim(),
-        Value::Integer(0) => "0",
-        Value::Integer(integer) if *integer < 0 => return Err(below_zero(*integer)),
+        TreeValue::Text(text) | TreeValue::Loose(text) => text.trim(),
+        TreeValue::Integer(0) => "0",
+        TreeValue::Integer(integer) if *integer < 0 => return Err(below_zero(*integer)),
         _ => return Err("is not a duration: Centrifugo writes it like \"25s\"".to_string()),
     };
     if text.is_empty() {
@@ -120,25 +120,25 @@ pub fn time_ms(node: &Node) -> Result<Option<u64>, String> {
     u64::try_from(total_ns / 1_000_000).map(Some).map_err(|_| wrong())
 }
 
-pub fn text(node: &Node) -> Result<String, String> {
+pub fn text(node: &TreeNode) -> Result<String, String> {
     match &node.value {
-        Value::Text(text) | Value::Loose(text) => Ok(text.clone()),
-        Value::Integer(integer) => Ok(integer.to_string()),
-        Value::Boolean(boolean) => Ok(boolean.to_string()),
-        Value::Null => Ok(String::new()),
+        TreeValue::Text(text) | TreeValue::Loose(text) => Ok(text.clone()),
+        TreeValue::Integer(integer) => Ok(integer.to_string()),
+        TreeValue::Boolean(boolean) => Ok(boolean.to_string()),
+        TreeValue::Null => Ok(String::new()),
         _ => Err("is not a text".to_string()),
     }
 }
 
 /// A list of texts; where there is only one text, blanks stand between its items.
-pub fn texts(node: &Node) -> Result<Vec<String>, String> {
+pub fn texts(node: &TreeNode) -> Result<Vec<String>, String> {
     match &node.value {
-        Value::List(items) => items.iter().map(text).collect(),
-        Value::Text(items) | Value::Loose(items) => match json_text(items, &node.origin) {
-            Some(Node { value: Value::List(items), .. }) => items.iter().map(text).collect(),
+        TreeValue::List(items) => items.iter().map(text).collect(),
+        TreeValue::Text(items) | TreeValue::Loose(items) => match json_text(items, &node.origin) {
+            Some(TreeNode { value: TreeValue::List(items), .. }) => items.iter().map(text).collect(),
             _ => Ok(items.split_whitespace().map(str::to_string).collect()),
         },
-        Value::Null => Ok(Vec::new()),
+        TreeValue::Null => Ok(Vec::new()),
         _ => Err("is not a list of texts".to_string()),
     }
 }
@@ -172,14 +172,14 @@ fn origin(pattern: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::fault::Origin;
+    use crate::config::fault::SettingOrigin;
 
-    fn of(to: As, value: Value) -> Result<Option<String>, String> {
-        convert(to, &Node { value, origin: Origin::Default })
+    fn of(to: As, value: TreeValue) -> Result<Option<String>, String> {
+        convert(to, &TreeNode { value, origin: SettingOrigin::Default })
     }
 
     fn loose(to: As, text: &str) -> Result<Option<String>, String> {
-        of(to, Value::Loose(text.to_string()))
+        of(to, TreeValue::Loose(text.to_string()))
     }
 
     #[test]
@@ -202,8 +202,8 @@ mod tests {
         for wrong in ["25", "s", "1.s5", "1d", "1us", "-1", "-1s", "9999999999999h", ".s", "1..5s", "1s x"] {
             assert!(loose(As::Time, wrong).is_err(), "{wrong}");
         }
-        assert!(of(As::Time, Value::Integer(25)).is_err(), "of which unit is not said");
-        assert!(of(As::Time, Value::Integer(-1)).unwrap_err().contains("switched off"));
+        assert!(of(As::Time, TreeValue::Integer(25)).is_err(), "of which unit is not said");
+        assert!(of(As::Time, TreeValue::Integer(-1)).unwrap_err().contains("switched off"));
     }
 
     #[test]
@@ -211,13 +211,17 @@ mod tests {
         assert_eq!(loose(As::Flag, "1"), Ok(Some("true".into())));
         assert_eq!(loose(As::Flag, "F"), Ok(Some("false".into())));
         assert!(loose(As::Flag, "yes").is_err());
-        assert_eq!(of(As::Number, Value::Text("8000".into())), Ok(Some("8000".into())));
-        assert!(of(As::Number, Value::Integer(-1)).is_err());
-        assert!(of(As::Number, Value::Boolean(true)).is_err());
+        assert_eq!(of(As::Number, TreeValue::Text("8000".into())), Ok(Some("8000".into())));
+        assert!(of(As::Number, TreeValue::Integer(-1)).is_err());
+        assert!(of(As::Number, TreeValue::Boolean(true)).is_err());
         assert_eq!(loose(As::Texts, "a  b"), Ok(Some("[\"a\", \"b\"]".into())));
         assert_eq!(loose(As::Texts, "[\"a b\"]"), Ok(Some("[\"a b\"]".into())));
         assert_eq!(loose(As::Text, ""), Ok(None));
-        assert_eq!(of(As::Text, Value::Integer(7)), Ok(Some("\"7\"".into())), "YAML takes 7 for a number");
+        assert_eq!(
+            of(As::Text, TreeValue::Integer(7)),
+            Ok(Some("\"7\"".into())),
+            "YAML takes 7 for a number"
+        );
         assert_eq!(loose(As::Level, "none"), Ok(Some("\"error\"".into())));
         assert!(loose(As::Level, "loud").is_err());
         assert_eq!(loose(As::Payload, "binary"), Ok(Some("\"bytes\"".into())));
@@ -225,6 +229,6 @@ mod tests {
         assert!(loose(As::Payload, "json_object").is_err());
         let origins = loose(As::Origins, "https://*.a.example *.b.example *").unwrap().unwrap();
         assert_eq!(origins, "[\"https://*.a.example\", \"*://*.b.example\", \"*\"]");
-        assert_eq!(of(As::Number, Value::Null), Ok(None));
+        assert_eq!(of(As::Number, TreeValue::Null), Ok(None));
     }
 }

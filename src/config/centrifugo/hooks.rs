@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use crate::config::centrifugo::convert::{self, convert};
-use crate::config::centrifugo::keys::{Concern, Key, PROXY_KEYS, RPC_KEYS, To, find};
-use crate::config::centrifugo::output::{Output, Source};
-use crate::config::centrifugo::tree::{Node, Value};
-use crate::config::centrifugo::{Given, Import};
-use crate::config::fault::Origin;
+use crate::config::centrifugo::keys::{CentrifugoKey, Concern, PROXY_KEYS, RPC_KEYS, To, find};
+use crate::config::centrifugo::output::{Output, SettingSource};
+use crate::config::centrifugo::tree::{TreeNode, TreeValue};
+use crate::config::centrifugo::{GivenKey, Import};
+use crate::config::fault::SettingOrigin;
 use crate::config::value::quote;
 
 /// What the proxy of each event is called here, for it has no name there.
@@ -22,14 +22,14 @@ const DEFAULTS: [&str; 6] = [
 
 /// Hooks as they will be written.
 #[derive(Debug, Default)]
-pub struct Hooks {
-    entries: Vec<Vec<(String, String, Source)>>,
+pub struct CentrifugoHooks {
+    entries: Vec<Vec<(String, String, SettingSource)>>,
     names: BTreeSet<String>,
     /// Those that cannot be, and were named as missing.
     dropped: BTreeSet<String>,
 }
 
-impl Hooks {
+impl CentrifugoHooks {
     pub fn write(&self, output: &mut Output) {
         for entry in &self.entries {
             output.entry("hook");
@@ -42,9 +42,9 @@ impl Hooks {
 
 impl Import {
     /// Every proxy that has an endpoint, and those that are asked about connections and calls.
-    pub(super) fn hooks(&mut self) -> Hooks {
-        let mut hooks = Hooks::default();
-        let mut emulated: Vec<(Vec<String>, Source)> = Vec::new();
+    pub(super) fn hooks(&mut self) -> CentrifugoHooks {
+        let mut hooks = CentrifugoHooks::default();
+        let mut emulated: Vec<(Vec<String>, SettingSource)> = Vec::new();
         // Before version 6 these held for every proxy of an event.
         let shared = self.below("proxy");
         for section in DEFAULTS {
@@ -80,7 +80,7 @@ impl Import {
     }
 
     /// Who answers calls.
-    fn calls(&mut self, hooks: &Hooks) {
+    fn calls(&mut self, hooks: &CentrifugoHooks) {
         let by_old = self.old.contains("rpc.proxy.endpoint");
         let on = self.given.get("rpc.without_namespace.proxy_enabled").cloned();
         let on = on.or_else(|| self.given.get("rpc.proxy.endpoint").filter(|_| by_old).cloned());
@@ -99,7 +99,10 @@ impl Import {
                 "rpc.proxy",
                 hooks,
             );
-            said.get_or_insert(Source { key: "rpc.namespaces".to_string(), origin: item.origin.clone() });
+            said.get_or_insert(SettingSource {
+                key: "rpc.namespaces".to_string(),
+                origin: item.origin.clone(),
+            });
             // Without a proxy its calls are refused, whatever answers those of no namespace.
             pairs.push(format!("{name}:={}", hook.map_or(String::new(), |(hook, _)| hook)));
         }
@@ -112,11 +115,11 @@ impl Import {
     /// an endpoint; without it a name does, where each event has its own proxy.
     pub(super) fn hook_named(
         &mut self,
-        on: Option<&Given>,
-        name: Option<&Given>,
+        on: Option<&GivenKey>,
+        name: Option<&GivenKey>,
         default: &str,
-        hooks: &Hooks,
-    ) -> Option<(String, Source)> {
+        hooks: &CentrifugoHooks,
+    ) -> Option<(String, SettingSource)> {
         let name_text = name.and_then(|given| given.node.plain()).unwrap_or_default();
         let is_on = match on {
             Some(given) => match convert::flag(&given.node) {
@@ -150,9 +153,9 @@ impl Import {
         &mut self,
         name: &str,
         place: &str,
-        given: &[(String, Given)],
-        hooks: &mut Hooks,
-        emulated: &mut Vec<(Vec<String>, Source)>,
+        given: &[(String, GivenKey)],
+        hooks: &mut CentrifugoHooks,
+        emulated: &mut Vec<(Vec<String>, SettingSource)>,
     ) {
         let get = |leaf: &str| given.iter().find(|(known, _)| known == leaf).map(|(_, given)| given);
         let Some(endpoint) =
@@ -192,11 +195,11 @@ impl Import {
                     emulated.extend((!names.is_empty()).then(|| (names, given.source())));
                     None
                 }),
-                (_, Some(Key { to: To::Ours(ours, to, _), .. })) => {
+                (_, Some(CentrifugoKey { to: To::Ours(ours, to, _), .. })) => {
                     convert(*to, &given.node).map(|value| value.map(|value| (*ours, value)))
                 }
                 (_, Some(row)) => {
-                    self.row(row, leaf, given, &mut named, crate::config::centrifugo::Place::Entry(place));
+                    self.row(row, leaf, given, &mut named, crate::config::centrifugo::KeyPlace::Entry(place));
                     Ok(None)
                 }
                 (_, None) => {
@@ -230,29 +233,29 @@ impl Import {
     }
 
     /// A table of names and values, a list of `{key, value}`, or either as JSON; `${CENTRIFUGO_VAR_...}` in a value is that variable.
-    fn static_headers(&self, node: &Node) -> Result<String, String> {
+    fn static_headers(&self, node: &TreeNode) -> Result<String, String> {
         let wrong = || "is no table of header fields".to_string();
         let parsed;
         let node = match &node.value {
-            Value::Loose(text) | Value::Text(text) => {
+            TreeValue::Loose(text) | TreeValue::Text(text) => {
                 parsed = crate::config::centrifugo::tree::json_text(text, &node.origin).ok_or_else(wrong)?;
                 &parsed
             }
             _ => node,
         };
         let pairs: Vec<(String, String)> = match &node.value {
-            Value::Table(entries) => entries
+            TreeValue::Table(entries) => entries
                 .iter()
                 .map(|(name, node)| Ok((name.clone(), convert::text(node)?)))
                 .collect::<Result<_, String>>()?,
-            Value::List(items) => items
+            TreeValue::List(items) => items
                 .iter()
                 .map(|item| {
                     let part = |key: &str| item.get(key).ok_or_else(wrong).and_then(convert::text);
                     Ok((part("key")?, part("value")?))
                 })
                 .collect::<Result<_, String>>()?,
-            Value::Null => Vec::new(),
+            TreeValue::Null => Vec::new(),
             _ => return Err(wrong()),
         };
         let fields: Vec<String> = pairs
@@ -269,27 +272,28 @@ impl Import {
 }
 
 /// What HTTP statuses of a backend mean to clients, in our words.
-fn transforms(node: &Node) -> Result<Vec<String>, String> {
+fn transforms(node: &TreeNode) -> Result<Vec<String>, String> {
     let parsed;
     let node = match &node.value {
-        Value::Loose(text) | Value::Text(text) => {
-            parsed = crate::config::centrifugo::tree::json_text(text, &Origin::Default)
+        TreeValue::Loose(text) | TreeValue::Text(text) => {
+            parsed = crate::config::centrifugo::tree::json_text(text, &SettingOrigin::Default)
                 .ok_or_else(|| "is no JSON".to_string())?;
             &parsed
         }
         _ => node,
     };
-    let Value::List(items) = &node.value else { return Ok(Vec::new()) };
+    let TreeValue::List(items) = &node.value else { return Ok(Vec::new()) };
     items
         .iter()
         .map(|item| {
-            let number =
-                |node: Option<&Node>| node.and_then(|node| convert::number(node).ok()).flatten().unwrap_or(0);
+            let number = |node: Option<&TreeNode>| {
+                node.and_then(|node| convert::number(node).ok()).flatten().unwrap_or(0)
+            };
             let text =
-                |node: Option<&Node>| node.and_then(|node| convert::text(node).ok()).unwrap_or_default();
+                |node: Option<&TreeNode>| node.and_then(|node| convert::text(node).ok()).unwrap_or_default();
             let status = number(item.get("status_code"));
             let (error, disconnect) = (item.get("to_error"), item.get("to_disconnect"));
-            let of = |node: Option<&Node>, key: &str| node.and_then(|node| node.get(key)).cloned();
+            let of = |node: Option<&TreeNode>, key: &str| node.and_then(|node| node.get(key)).cloned();
             let error_code = number(of(error, "code").as_ref());
             if error_code > 0 {
                 let temporary = of(error, "temporary").is_some_and(|node| convert::flag(&node) == Ok(true));

@@ -3,7 +3,7 @@
 
 use crate::config::centrifugo::keys::Concern::{Access, Comfort, Delivery, Scale};
 use crate::config::centrifugo::keys::To::{Missing, Moot, Ours, Part, Under};
-use crate::session::permissions::{PERMISSIONS, Who};
+use crate::session::permissions::{Grantee, PERMISSIONS};
 
 /// What a key is about: who ignores one of the first three serves something else than what was configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub enum To {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Key {
+pub struct CentrifugoKey {
     /// Its path in version 6. All that begins with it and a dot is meant too, unless that has a row of its own.
     pub path: &'static str,
     /// Names before version 6. A `*` at the end stands for anything.
@@ -57,8 +57,8 @@ pub struct Key {
     pub to: To,
 }
 
-const fn key(path: &'static str, old: &'static [&'static str], to: To) -> Key {
-    Key { path, old, to }
+const fn key(path: &'static str, old: &'static [&'static str], to: To) -> CentrifugoKey {
+    CentrifugoKey { path, old, to }
 }
 
 const OFF: &[&str] = &["false", "0", ""];
@@ -71,7 +71,7 @@ const PRESENCE: &str = "presence in Redis has one form here: a zset and a hash f
 const MEMORY: &[&str] = &["memory", ""];
 
 #[rustfmt::skip]
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[CentrifugoKey] = &[
     // The HTTP server: `compose::listeners`.
     key("http_server.address", &["address"], Part),
     key("http_server.port", &["port"], Part),
@@ -320,7 +320,7 @@ pub const KEYS: &[Key] = &[
 /// Options of channels, beside those that say what clients may do: these have the same names here. Paths are those of a
 /// namespace, which stood without one at the top before version 6.
 #[rustfmt::skip]
-pub const CHANNEL_KEYS: &[Key] = &[
+pub const CHANNEL_KEYS: &[CentrifugoKey] = &[
     key("presence", &[], Ours("presence", As::Flag, None)),
     key("join_leave", &[], Ours("join_leave", As::Flag, None)),
     key("force_push_join_leave", &[], Ours("force_push_join_leave", As::Flag, None)),
@@ -366,7 +366,7 @@ pub const CHANNEL_KEYS: &[Key] = &[
 
 /// What the proxy of one event has.
 #[rustfmt::skip]
-pub const PROXY_KEYS: &[Key] = &[
+pub const PROXY_KEYS: &[CentrifugoKey] = &[
     key("endpoint", &[], Part),
     key("timeout", &[], Ours("timeout", As::Time, None)),
     key("http_headers", &["proxy_http_headers"], Ours("forward_headers", As::Texts, None)),
@@ -382,29 +382,29 @@ pub const PROXY_KEYS: &[Key] = &[
     key("grpc", &["grpc_*"], Under),
 ];
 
-pub const fn part(path: &'static str) -> Key {
-    Key { path, old: &[], to: Part }
+pub const fn part(path: &'static str) -> CentrifugoKey {
+    CentrifugoKey { path, old: &[], to: Part }
 }
 
 /// What calls have, with a namespace and without.
-pub const RPC_KEYS: [Key; 2] = [
+pub const RPC_KEYS: [CentrifugoKey; 2] = [
     part("proxy_enabled"),
     // Before version 6 a name was all there was.
-    Key { path: "proxy_name", old: &["rpc_proxy_name"], to: Part },
+    CentrifugoKey { path: "proxy_name", old: &["rpc_proxy_name"], to: Part },
 ];
 
 /// The rows of a channel's options, those of permissions made from our own table.
-pub fn channel_keys() -> Vec<Key> {
+pub fn channel_keys() -> Vec<CentrifugoKey> {
     let permissions = PERMISSIONS.iter().map(|permission| {
         // Theirs are all off; ours for clients without a user depend on another setting.
-        let unset = (permission.who == Who::Anonymous).then_some("false");
+        let unset = (permission.who == Grantee::Anonymous).then_some("false");
         key(permission.key, &[], Ours(permission.key, As::Flag, unset))
     });
     CHANNEL_KEYS.iter().copied().chain(permissions).collect()
 }
 
 /// The row that `path` of version 6 belongs to: its own, or the closest above.
-pub fn find<'k>(keys: &'k [Key], path: &str) -> Option<&'k Key> {
+pub fn find<'k>(keys: &'k [CentrifugoKey], path: &str) -> Option<&'k CentrifugoKey> {
     let mut above = Some(path);
     while let Some(path) = above {
         if let Some(key) = keys.iter().find(|key| key.path == path) {
@@ -416,7 +416,7 @@ pub fn find<'k>(keys: &'k [Key], path: &str) -> Option<&'k Key> {
 }
 
 /// The row of a name before version 6: the one that writes it out, else one whose star covers it.
-pub fn find_old<'k>(keys: &'k [Key], name: &str) -> Option<&'k Key> {
+pub fn find_old<'k>(keys: &'k [CentrifugoKey], name: &str) -> Option<&'k CentrifugoKey> {
     let whole = keys.iter().find(|key| key.old.contains(&name));
     whole.or_else(|| {
         let covers = |old: &&str| old.strip_suffix('*').is_some_and(|start| name.starts_with(start));
@@ -425,6 +425,6 @@ pub fn find_old<'k>(keys: &'k [Key], name: &str) -> Option<&'k Key> {
 }
 
 /// Whether rows stand below `path`.
-pub fn is_section(keys: &[Key], path: &str) -> bool {
+pub fn is_section(keys: &[CentrifugoKey], path: &str) -> bool {
     keys.iter().any(|key| key.path.strip_prefix(path).is_some_and(|rest| rest.starts_with('.')))
 }

@@ -19,10 +19,10 @@ mod tree;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::config::centrifugo::convert::convert;
-use crate::config::centrifugo::keys::{As, Concern, KEYS, Key, To, find, find_old, is_section};
-use crate::config::centrifugo::output::{Output, Source};
-use crate::config::centrifugo::tree::{Node, Value};
-use crate::config::fault::{Fault, Origin};
+use crate::config::centrifugo::keys::{As, CentrifugoKey, Concern, KEYS, To, find, find_old, is_section};
+use crate::config::centrifugo::output::{Output, SettingSource};
+use crate::config::centrifugo::tree::{TreeNode, TreeValue};
+use crate::config::fault::{Fault, SettingOrigin};
 
 pub use flags::{TheirFlags, split};
 pub use output::blame;
@@ -32,7 +32,7 @@ pub const ENVIRONMENT_PREFIX: &str = "CENTRIFUGO_";
 
 /// Everything that says how Centrifugo is configured.
 #[derive(Clone, Debug, Default)]
-pub struct Sources {
+pub struct CentrifugoSources {
     /// The file's name and text.
     pub file: (String, String),
     /// Variables that begin with [`ENVIRONMENT_PREFIX`].
@@ -49,14 +49,14 @@ pub struct Imported {
     pub text: String,
     pub warnings: Vec<String>,
     /// By the lines of the text.
-    pub sources: BTreeMap<usize, Source>,
+    pub sources: BTreeMap<usize, SettingSource>,
 }
 
 /// Makes a configuration of ours from Centrifugo's.
 ///
 /// # Errors
 /// Every key that is wrong or has no counterpart, by its name and place.
-pub fn import(sources: &Sources) -> Result<Imported, Vec<Fault>> {
+pub fn import(sources: &CentrifugoSources) -> Result<Imported, Vec<Fault>> {
     let (name, text) = &sources.file;
     let root = tree::parse(name, text).map_err(|fault| vec![fault])?;
     let mut import = Import { allowed: sources.allowed.clone(), ..Import::default() };
@@ -66,7 +66,7 @@ pub fn import(sources: &Sources) -> Result<Imported, Vec<Fault>> {
         import.read_variable(variable, text);
     }
     for (flag, text) in &sources.flags {
-        let node = Node::loose(text, Origin::Flag(format!("--{flag}")));
+        let node = TreeNode::loose(text, SettingOrigin::Flag(format!("--{flag}")));
         import.read_flat(flag, flag, node);
     }
     import.compose();
@@ -86,14 +86,14 @@ pub fn import(sources: &Sources) -> Result<Imported, Vec<Fault>> {
 
 /// A value, and the name that it was given by.
 #[derive(Clone, Debug)]
-struct Given {
-    node: Node,
+struct GivenKey {
+    node: TreeNode,
     said: String,
 }
 
-impl Given {
-    fn source(&self) -> Source {
-        Source { key: self.said.clone(), origin: self.node.origin.clone() }
+impl GivenKey {
+    fn source(&self) -> SettingSource {
+        SettingSource { key: self.said.clone(), origin: self.node.origin.clone() }
     }
 }
 
@@ -101,14 +101,14 @@ impl Given {
 #[derive(Debug, Default)]
 struct Import {
     /// By paths of version 6.
-    given: BTreeMap<String, Given>,
+    given: BTreeMap<String, GivenKey>,
     /// Those that came by a name from before.
     old: BTreeSet<String>,
     /// For `${CENTRIFUGO_VAR_...}` in values.
     variables: BTreeMap<String, String>,
     output: Output,
     /// `[[listener]]`: address, TLS, who is served. They are written behind all sections.
-    listener_tables: Vec<(String, bool, String, Source)>,
+    listener_tables: Vec<(String, bool, String, SettingSource)>,
     faults: Vec<Fault>,
     warnings: Vec<String>,
     allowed: BTreeSet<String>,
@@ -118,23 +118,23 @@ struct Import {
 
 impl Import {
     /// A table of the file, at `path`.
-    fn read_table(&mut self, path: &str, node: &Node) {
+    fn read_table(&mut self, path: &str, node: &TreeNode) {
         for (key, node) in node.table().unwrap_or_default() {
             let whole = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             match &node.value {
-                Value::Table(_) if is_map(key) => self.read_flat(&whole, &whole, node.clone()),
+                TreeValue::Table(_) if is_map(key) => self.read_flat(&whole, &whole, node.clone()),
                 // Before version 6 some tables had other names.
-                Value::Table(_) if find(KEYS, &whole).is_none() && !is_section(KEYS, &whole) => {
+                TreeValue::Table(_) if find(KEYS, &whole).is_none() && !is_section(KEYS, &whole) => {
                     self.read_flat(&whole, &whole, node.clone());
                 }
-                Value::Table(_) => self.read_table(&whole, node),
+                TreeValue::Table(_) => self.read_table(&whole, node),
                 _ => self.read_flat(&whole, &whole, node.clone()),
             }
         }
     }
 
     /// One value by its path of version 6, or a name from before.
-    fn read_flat(&mut self, name: &str, said: &str, node: Node) {
+    fn read_flat(&mut self, name: &str, said: &str, node: TreeNode) {
         // A scalar where version 6 has a section is the switch of before: `admin`, `engine`.
         let is_new = (name.contains('.') || !is_section(KEYS, name)) && find(KEYS, name).is_some();
         let path = match is_new {
@@ -147,18 +147,18 @@ impl Import {
                     self.old.insert(path.clone());
                 }
                 let node = if compose::LISTS.contains(&&*path) { compose::entries(node) } else { node };
-                self.given.insert(path, Given { node, said: said.to_string() });
+                self.given.insert(path, GivenKey { node, said: said.to_string() });
             }
             None => self.unknown(said, &node.origin),
         }
     }
 
-    fn unknown(&mut self, said: &str, origin: &Origin) {
+    fn unknown(&mut self, said: &str, origin: &SettingOrigin) {
         self.missing(Concern::Access, &[said], said, origin, "is no key of Centrifugo that is known here");
     }
 
     /// Names a key that has no counterpart. `names` are those that may be allowed.
-    fn missing(&mut self, concern: Concern, names: &[&str], said: &str, origin: &Origin, why: &str) {
+    fn missing(&mut self, concern: Concern, names: &[&str], said: &str, origin: &SettingOrigin, why: &str) {
         let allowed: Vec<&str> = names.iter().copied().filter(|name| self.allowed.contains(*name)).collect();
         self.used.extend(allowed.iter().map(|name| name.to_string()));
         if concern != Concern::Comfort && allowed.is_empty() {
@@ -181,7 +181,7 @@ impl Import {
         }
     }
 
-    fn wrong(&mut self, given: &Given, problem: String) {
+    fn wrong(&mut self, given: &GivenKey, problem: String) {
         let origin = given.node.origin.clone();
         self.faults.push(Fault { key: given.said.clone(), origin, problem });
     }
@@ -189,7 +189,7 @@ impl Import {
     /// A variable: the path in capitals with `_` for dots.
     fn read_variable(&mut self, variable: &str, text: &str) {
         let Some(name) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { return };
-        let origin = Origin::Environment(variable.to_string());
+        let origin = SettingOrigin::Environment(variable.to_string());
         // Centrifugo takes an empty variable for an unset one.
         if text.is_empty() || name.starts_with("VAR_") {
             return;
@@ -200,7 +200,7 @@ impl Import {
             _ if text.starts_with("tcp://") && name.ends_with("PORT") => {
                 self.warnings.push(format!("{origin} is of a service and is ignored"));
             }
-            Some(VariablePath::Top(path)) => self.read_flat(&path, variable, Node::loose(text, origin)),
+            Some(VariablePath::Top(path)) => self.read_flat(&path, variable, TreeNode::loose(text, origin)),
             Some(VariablePath::Entry { list, at, key }) => self.set_in_list(&list, at, &key, text, origin),
             None if is_of_kubernetes(name) => {}
             None => self.unknown(variable, &origin),
@@ -215,12 +215,13 @@ impl Import {
             return Some(VariablePath::Top(path.clone()));
         }
         for list in compose::LISTS {
-            let Some(Given { node: Node { value: Value::List(items), .. }, .. }) = self.given.get(list)
+            let Some(GivenKey { node: TreeNode { value: TreeValue::List(items), .. }, .. }) =
+                self.given.get(list)
             else {
                 continue;
             };
             for (at, item) in items.iter().enumerate() {
-                let entry = item.get("name").and_then(Node::plain).unwrap_or_default();
+                let entry = item.get("name").and_then(TreeNode::plain).unwrap_or_default();
                 let entry = entry.to_ascii_lowercase().replace(['.', '-'], "_");
                 let start = format!("{}_{entry}_", plain(list));
                 let Some(rest) = name.strip_prefix(&start) else { continue };
@@ -241,13 +242,14 @@ impl Import {
     }
 
     /// A key of an entry of a list, by a variable.
-    fn set_in_list(&mut self, list: &str, at: usize, key: &str, text: &str, origin: Origin) {
-        let Some(Given { node: Node { value: Value::List(items), .. }, .. }) = self.given.get_mut(list)
+    fn set_in_list(&mut self, list: &str, at: usize, key: &str, text: &str, origin: SettingOrigin) {
+        let Some(GivenKey { node: TreeNode { value: TreeValue::List(items), .. }, .. }) =
+            self.given.get_mut(list)
         else {
             return;
         };
-        if let Some(Node { value: Value::Table(entries), .. }) = items.get_mut(at) {
-            entries.push((key.to_string(), Node::loose(text, origin)));
+        if let Some(TreeNode { value: TreeValue::Table(entries), .. }) = items.get_mut(at) {
+            entries.push((key.to_string(), TreeNode::loose(text, origin)));
         }
     }
 
@@ -257,11 +259,11 @@ impl Import {
         let mut named = BTreeSet::new();
         for (path, given) in self.given.clone() {
             let Some(row) = find(KEYS, &path) else { continue };
-            self.row(row, &path, &given, &mut named, Place::Top);
+            self.row(row, &path, &given, &mut named, KeyPlace::Top);
         }
         for row in KEYS {
             if let To::Ours(ours, _, Some(default)) = row.to {
-                let source = Source { key: row.path.to_string(), origin: Origin::Default };
+                let source = SettingSource { key: row.path.to_string(), origin: SettingOrigin::Default };
                 self.output.set(ours, default.to_string(), source);
             }
         }
@@ -276,11 +278,11 @@ impl Import {
     /// What `given` comes to by its row. `place`: the entry of a list that it is of.
     fn row(
         &mut self,
-        row: &Key,
+        row: &CentrifugoKey,
         path: &str,
-        given: &Given,
+        given: &GivenKey,
         named: &mut BTreeSet<&'static str>,
-        place: Place<'_>,
+        place: KeyPlace<'_>,
     ) {
         match row.to {
             // Theirs fills in what a pattern of the issuer has found.
@@ -299,8 +301,8 @@ impl Import {
                     is_off || given.node.get("enabled").is_some_and(|on| convert::flag(on) == Ok(false));
                 if !is_off && named.insert(row.path) {
                     let whole = match place {
-                        Place::Top => path.to_string(),
-                        Place::Section(of, _) | Place::Entry(of) => format!("{of}.{path}"),
+                        KeyPlace::Top => path.to_string(),
+                        KeyPlace::Section(of, _) | KeyPlace::Entry(of) => format!("{of}.{path}"),
                     };
                     let names = [given.said.as_str(), path, row.path, whole.as_str()];
                     self.missing(concern, &names, &given.said, &given.node.origin, why);
@@ -310,15 +312,15 @@ impl Import {
         }
     }
 
-    fn set(&mut self, place: Place<'_>, ours: &str, value: String, source: Source) {
+    fn set(&mut self, place: KeyPlace<'_>, ours: &str, value: String, source: SettingSource) {
         match place {
-            Place::Top => self.output.set(ours, value, source),
-            Place::Section(_, section) => self.output.set(&format!("{section}.{ours}"), value, source),
-            Place::Entry(_) => self.output.set_in_entry(ours, value, source),
+            KeyPlace::Top => self.output.set(ours, value, source),
+            KeyPlace::Section(_, section) => self.output.set(&format!("{section}.{ours}"), value, source),
+            KeyPlace::Entry(_) => self.output.set_in_entry(ours, value, source),
         }
     }
 
-    fn text_of(&mut self, path: &str) -> Option<(String, Given)> {
+    fn text_of(&mut self, path: &str) -> Option<(String, GivenKey)> {
         let given = self.given.get(path)?.clone();
         match convert::text(&given.node) {
             Ok(text) if text.is_empty() => None,
@@ -338,7 +340,7 @@ impl Import {
         })
     }
 
-    fn number_of(&mut self, path: &str) -> Option<(u64, Given)> {
+    fn number_of(&mut self, path: &str) -> Option<(u64, GivenKey)> {
         let given = self.given.get(path)?.clone();
         match convert::number(&given.node) {
             Ok(number) => Some((number?, given)),
@@ -362,7 +364,7 @@ impl Import {
 
 /// Where a key of ours goes, with what the keys of theirs are of.
 #[derive(Clone, Copy, Debug)]
-enum Place<'p> {
+enum KeyPlace<'p> {
     /// By its whole path.
     Top,
     /// Theirs, and the section of ours.
@@ -410,7 +412,7 @@ fn old_path(name: &str) -> Option<String> {
         .or_else(|| find_old(KEYS, top).map(|key| format!("{}.{name}", key.path)))
 }
 
-fn has_template(given: &Given) -> bool {
+fn has_template(given: &GivenKey) -> bool {
     given.node.plain().is_some_and(|text| text.contains("{{"))
 }
 

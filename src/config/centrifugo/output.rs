@@ -2,62 +2,62 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 
 /// Where a line of ours comes from: theirs by the name that it was given by, and where.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Source {
+pub struct SettingSource {
     pub key: String,
-    pub origin: Origin,
+    pub origin: SettingOrigin,
 }
 
 #[derive(Debug)]
-struct Line {
+struct OutputLine {
     key: String,
     /// TOML.
     value: String,
-    source: Source,
+    source: SettingSource,
 }
 
 #[derive(Debug)]
-struct Section {
+struct OutputSection {
     /// `[client]`; empty for what stands before all sections.
     header: String,
-    lines: Vec<Line>,
+    lines: Vec<OutputLine>,
 }
 
 #[derive(Debug)]
-pub struct Output(Vec<Section>);
+pub struct Output(Vec<OutputSection>);
 
 impl Default for Output {
     fn default() -> Output {
-        Output(vec![Section { header: String::new(), lines: Vec::new() }])
+        Output(vec![OutputSection { header: String::new(), lines: Vec::new() }])
     }
 }
 
 impl Output {
     /// Begins an entry of a list, like `[[namespace]]`.
     pub fn entry(&mut self, list: &str) {
-        self.0.push(Section { header: format!("[[{list}]]"), lines: Vec::new() });
+        self.0.push(OutputSection { header: format!("[[{list}]]"), lines: Vec::new() });
     }
 
     /// Sets a key of the entry that was begun last.
-    pub fn set_in_entry(&mut self, key: &str, value: String, source: Source) {
+    pub fn set_in_entry(&mut self, key: &str, value: String, source: SettingSource) {
         if let Some(section) = self.0.last_mut() {
-            section.lines.push(Line { key: key.to_string(), value, source });
+            section.lines.push(OutputLine { key: key.to_string(), value, source });
         }
     }
 
     /// Sets a key by its whole path. A key that is set already stays as it is.
-    pub fn set(&mut self, path: &str, value: String, source: Source) {
+    pub fn set(&mut self, path: &str, value: String, source: SettingSource) {
         let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
         let header = if section.is_empty() { String::new() } else { format!("[{section}]") };
         let at = self.0.iter().position(|known| known.header == header).unwrap_or_else(|| {
-            self.0.push(Section { header, lines: Vec::new() });
+            self.0.push(OutputSection { header, lines: Vec::new() });
             self.0.len() - 1
         });
         if self.0[at].lines.iter().all(|line| line.key != key) {
-            self.0[at].lines.push(Line { key: key.to_string(), value, source });
+            self.0[at].lines.push(OutputLine { key: key.to_string(), value, source });
         }
     }
 
@@ -69,7 +69,7 @@ impl Output {
     }
 
     /// The text below `head`, which is comments, and what each of its lines comes from.
-    pub fn write(&self, head: &str) -> (String, BTreeMap<usize, Source>) {
+    pub fn write(&self, head: &str) -> (String, BTreeMap<usize, SettingSource>) {
         let (mut text, mut sources) = (head.to_string(), BTreeMap::new());
         let mut number = head.matches('\n').count();
         for section in self.0.iter().filter(|section| !section.lines.is_empty()) {
@@ -77,9 +77,9 @@ impl Output {
                 text.push_str(&format!("\n{}\n", section.header));
                 number += 2;
             }
-            for Line { key, value, source } in &section.lines {
+            for OutputLine { key, value, source } in &section.lines {
                 let place = match &source.origin {
-                    Origin::Default => format!("default of {}", source.key),
+                    SettingOrigin::Default => format!("default of {}", source.key),
                     origin => format!("{origin}: {}", source.key),
                 };
                 text.push_str(&format!("{key} = {value}  # {place}\n"));
@@ -92,15 +92,15 @@ impl Output {
 }
 
 /// Faults of the text that was made, as faults of what it was made from.
-pub fn blame(name: &str, sources: &BTreeMap<usize, Source>, faults: Vec<Fault>) -> Vec<Fault> {
+pub fn blame(name: &str, sources: &BTreeMap<usize, SettingSource>, faults: Vec<Fault>) -> Vec<Fault> {
     let of = |fault: Fault| match &fault.origin {
-        Origin::File(file, line) if file == name => match sources.get(line) {
-            Some(Source { key, origin }) => Fault {
+        SettingOrigin::File(file, line) if file == name => match sources.get(line) {
+            Some(SettingSource { key, origin }) => Fault {
                 problem: format!("(from {key}): {}", fault.problem),
                 origin: origin.clone(),
                 key: fault.key,
             },
-            None => Fault { origin: Origin::Default, ..fault },
+            None => Fault { origin: SettingOrigin::Default, ..fault },
         },
         _ => fault,
     };

@@ -8,8 +8,8 @@ use crate::config::load;
 use crate::hub::options::RecoveryMode;
 use crate::telemetry::LogLevel;
 
-fn sources(name: &str, text: &str) -> Sources {
-    Sources { file: (name.to_string(), text.to_string()), ..Sources::default() }
+fn sources(name: &str, text: &str) -> CentrifugoSources {
+    CentrifugoSources { file: (name.to_string(), text.to_string()), ..CentrifugoSources::default() }
 }
 
 fn import_of(name: &str, text: &str) -> Imported {
@@ -23,14 +23,14 @@ fn loaded(imported: &Imported) -> Config {
     loaded.unwrap_or_else(|faults| panic!("{faults:#?}\n{}", imported.text)).config
 }
 
-fn refused(sources: &Sources) -> Vec<String> {
+fn refused(sources: &CentrifugoSources) -> Vec<String> {
     match import(sources) {
         Ok(imported) => panic!("is taken:\n{}", imported.text),
         Err(faults) => faults.iter().map(ToString::to_string).collect(),
     }
 }
 
-fn with_environment(mut sources: Sources, pairs: &[(&str, &str)]) -> Sources {
+fn with_environment(mut sources: CentrifugoSources, pairs: &[(&str, &str)]) -> CentrifugoSources {
     sources.environment = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     sources
 }
@@ -352,14 +352,15 @@ fn the_arguments_of_the_helm_chart() {
         ("CENTRIFUGO_PORT_8000_TCP_ADDR", "10.0.0.1"),
         ("CENTRIFUGO_SERVICE_HOST", "10.0.0.1"),
     ];
-    let chart = Sources { flags, ..with_environment(sources("/centrifugo/config.json", "{}"), &secrets) };
+    let chart =
+        CentrifugoSources { flags, ..with_environment(sources("/centrifugo/config.json", "{}"), &secrets) };
     let faults = refused(&chart);
     assert_eq!(faults.len(), 1, "{faults:?}");
     assert!(faults[0].starts_with("flag --grpc_api: grpc_api: has no counterpart"), "{faults:?}");
     assert!(faults[0].contains("--allow-missing grpc_api"), "{faults:?}");
     for name in ["grpc_api", "grpc_api.enabled"] {
         let allowed = BTreeSet::from([name.to_string()]);
-        let config = loaded(&import(&Sources { allowed, ..chart.clone() }).unwrap());
+        let config = loaded(&import(&CentrifugoSources { allowed, ..chart.clone() }).unwrap());
         assert_eq!(config.listen.addresses().next().unwrap().to_string(), "[::]:8000");
         assert_eq!(config.api_listen.unwrap().to_string(), "[::]:9000");
         assert!(config.api.centrifugo_metrics, "of --prometheus");
@@ -368,7 +369,7 @@ fn the_arguments_of_the_helm_chart() {
     }
     let (_, flags) =
         of("trunkline --centrifugo c.json --health.enabled --http_server.port=8001 --http_api.external");
-    let six = Sources { flags, ..chart };
+    let six = CentrifugoSources { flags, ..chart };
     let six = with_environment(
         six,
         &[
@@ -467,7 +468,8 @@ fn what_has_no_counterpart_is_refused_by_its_name_and_line() {
         assert!(faults[0].contains(named), "{text}: {faults:?}");
         let name = faults[0].rsplit_once("--allow-missing ").unwrap().1.to_string();
         let imported =
-            import(&Sources { allowed: BTreeSet::from([name]), ..sources("c.json", text) }).unwrap();
+            import(&CentrifugoSources { allowed: BTreeSet::from([name]), ..sources("c.json", text) })
+                .unwrap();
         assert_eq!(imported.warnings.len(), 1, "{text}: {:?}", imported.warnings);
         assert!(imported.warnings[0].contains("as --allow-missing says"), "{:?}", imported.warnings);
         assert!(imported.text.contains("# warning: "));
@@ -491,7 +493,8 @@ fn what_nobody_depends_on_is_a_warning() {
     let quiet = "{\"grpc_api\": {\"enabled\": false, \"port\": 10000}, \"engine\": {\"type\": \"memory\"}, \"usage_stats\": \
                  {\"disabled\": true}, \"sse\": {\"enabled\": false}, \"channel\": {\"user_boundary\": \"#\"}, \"health\": true}";
     assert!(import_of("c.json", quiet).warnings.is_empty());
-    let unneeded = Sources { allowed: BTreeSet::from(["grpc_api".to_string()]), ..sources("c.json", quiet) };
+    let unneeded =
+        CentrifugoSources { allowed: BTreeSet::from(["grpc_api".to_string()]), ..sources("c.json", quiet) };
     assert_eq!(import(&unneeded).unwrap().warnings, ["--allow-missing grpc_api: it is not missing"]);
 }
 

@@ -2,10 +2,10 @@
 
 use crate::config::centrifugo::convert;
 use crate::config::centrifugo::keys::Concern;
-use crate::config::centrifugo::output::Source;
-use crate::config::centrifugo::tree::{Node, Value, json_text};
-use crate::config::centrifugo::{Given, Import};
-use crate::config::fault::Origin;
+use crate::config::centrifugo::output::SettingSource;
+use crate::config::centrifugo::tree::{TreeNode, TreeValue, json_text};
+use crate::config::centrifugo::{GivenKey, Import};
+use crate::config::fault::SettingOrigin;
 use crate::config::value::quote;
 
 /// Transports that are off until they are switched on.
@@ -37,8 +37,8 @@ impl Import {
             }
             return;
         }
-        let said = self.given.get(switch).filter(|_| transport != "emulation").map(Given::source);
-        let default = || Source { key: switch.to_string(), origin: Origin::Default };
+        let said = self.given.get(switch).filter(|_| transport != "emulation").map(GivenKey::source);
+        let default = || SettingSource { key: switch.to_string(), origin: SettingOrigin::Default };
         self.output.set(&ours, quote(""), said.unwrap_or_else(default));
     }
 
@@ -51,9 +51,9 @@ impl Import {
             // Before version 6 it was one table.
             let whole = self.given.get(&section).cloned();
             let part = |import: &Import, key: &str| {
-                let of_table = |whole: &Given| {
+                let of_table = |whole: &GivenKey| {
                     let node = whole.node.get(key)?.clone();
-                    Some(Given { node, said: format!("{}.{key}", whole.said) })
+                    Some(GivenKey { node, said: format!("{}.{key}", whole.said) })
                 };
                 import.given.get(&format!("{section}.{key}")).cloned().or_else(|| of_table(whole.as_ref()?))
             };
@@ -82,25 +82,25 @@ impl Import {
 }
 
 /// `code=status` of each, and whether one has a body of its own.
-fn read_statuses(node: &Node) -> Result<(Vec<String>, bool), String> {
+fn read_statuses(node: &TreeNode) -> Result<(Vec<String>, bool), String> {
     let parsed;
     let node = match &node.value {
-        Value::Loose(text) | Value::Text(text) => {
+        TreeValue::Loose(text) | TreeValue::Text(text) => {
             parsed = json_text(text, &node.origin).ok_or_else(|| "is no JSON".to_string())?;
             &parsed
         }
         _ => node,
     };
-    let Value::List(items) = &node.value else { return Err("is not a list".to_string()) };
+    let TreeValue::List(items) = &node.value else { return Err("is not a list".to_string()) };
     let mut has_bodies = false;
     let statuses = items.iter().map(|item| {
-        let number = |node: Option<&Node>| -> Result<u64, String> {
+        let number = |node: Option<&TreeNode>| -> Result<u64, String> {
             let number = node.map_or(Ok(None), convert::number)?;
             number.ok_or_else(|| "lacks a code or a status".to_string())
         };
         let to = item.get("to");
         has_bodies |=
-            to.and_then(|to| to.get("body")).and_then(Node::plain).is_some_and(|body| !body.is_empty());
+            to.and_then(|to| to.get("body")).and_then(TreeNode::plain).is_some_and(|body| !body.is_empty());
         let status = number(to.and_then(|to| to.get("status_code")))?;
         Ok(format!("{}={status}", number(item.get("code"))?))
     });

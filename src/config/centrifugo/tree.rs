@@ -7,55 +7,55 @@ use serde_json::value::RawValue;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, SettingOrigin};
 
 /// A value, and where it was given.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Node {
-    pub value: Value,
-    pub origin: Origin,
+pub struct TreeNode {
+    pub value: TreeValue,
+    pub origin: SettingOrigin,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub enum TreeValue {
     Null,
     Boolean(bool),
     Integer(i64),
     Text(String),
     /// Text of the environment or of a flag: its type is the setting's.
     Loose(String),
-    List(Vec<Node>),
-    Table(Vec<(String, Node)>),
+    List(Vec<TreeNode>),
+    Table(Vec<(String, TreeNode)>),
     /// What no setting takes, by its name.
     Other(&'static str),
 }
 
-impl Node {
-    pub fn loose(text: &str, origin: Origin) -> Node {
-        Node { value: Value::Loose(text.to_string()), origin }
+impl TreeNode {
+    pub fn loose(text: &str, origin: SettingOrigin) -> TreeNode {
+        TreeNode { value: TreeValue::Loose(text.to_string()), origin }
     }
 
-    pub fn table(&self) -> Option<&[(String, Node)]> {
+    pub fn table(&self) -> Option<&[(String, TreeNode)]> {
         match &self.value {
-            Value::Table(entries) => Some(entries),
+            TreeValue::Table(entries) => Some(entries),
             _ => None,
         }
     }
 
     /// Of a table.
-    pub fn get(&self, key: &str) -> Option<&Node> {
+    pub fn get(&self, key: &str) -> Option<&TreeNode> {
         self.table()?.iter().rev().find(|(name, _)| name == key).map(|(_, node)| node)
     }
 
     /// As it would be written in the environment; `None` for what has no such form.
     pub fn plain(&self) -> Option<String> {
         Some(match &self.value {
-            Value::Null => String::new(),
-            Value::Boolean(boolean) => boolean.to_string(),
-            Value::Integer(integer) => integer.to_string(),
-            Value::Text(text) | Value::Loose(text) => text.trim().to_string(),
-            Value::List(items) if items.is_empty() => String::new(),
-            Value::Table(entries) if entries.is_empty() => String::new(),
+            TreeValue::Null => String::new(),
+            TreeValue::Boolean(boolean) => boolean.to_string(),
+            TreeValue::Integer(integer) => integer.to_string(),
+            TreeValue::Text(text) | TreeValue::Loose(text) => text.trim().to_string(),
+            TreeValue::List(items) if items.is_empty() => String::new(),
+            TreeValue::Table(entries) if entries.is_empty() => String::new(),
             _ => return None,
         })
     }
@@ -66,16 +66,16 @@ impl Node {
 ///
 /// # Errors
 /// Why it cannot be read, with the line.
-pub fn parse(name: &str, text: &str) -> Result<Node, Fault> {
+pub fn parse(name: &str, text: &str) -> Result<TreeNode, Fault> {
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending).to_ascii_lowercase();
     let fault = |line: usize, problem: String| Fault {
         key: String::new(),
-        origin: Origin::File(name.to_string(), line),
+        origin: SettingOrigin::File(name.to_string(), line),
         problem,
     };
-    let file = File { name, text };
+    let file = TreeFile { name, text };
     if text.trim().is_empty() {
-        return Ok(Node { value: Value::Table(Vec::new()), origin: file.origin(0) });
+        return Ok(TreeNode { value: TreeValue::Table(Vec::new()), origin: file.origin(0) });
     }
     let root = match ending.as_str() {
         "yaml" | "yml" => {
@@ -84,7 +84,7 @@ pub fn parse(name: &str, text: &str) -> Result<Node, Fault> {
             if documents.len() > 1 {
                 return Err(fault(1, "has several YAML documents: only one can be the configuration".into()));
             }
-            documents.first().map_or(Value::Table(Vec::new()), |root| file.yaml(root).value)
+            documents.first().map_or(TreeValue::Table(Vec::new()), |root| file.yaml(root).value)
         }
         "toml" => match DeTable::parse(text) {
             Ok(table) => file.toml_table(table.get_ref()),
@@ -101,130 +101,134 @@ pub fn parse(name: &str, text: &str) -> Result<Node, Fault> {
         _ => return Err(fault(1, "must end in .json, .yaml, .yml or .toml".to_string())),
     };
     match root {
-        Value::Table(_) => Ok(Node { value: root, origin: file.origin(0) }),
-        Value::Null => Ok(Node { value: Value::Table(Vec::new()), origin: file.origin(0) }),
+        TreeValue::Table(_) => Ok(TreeNode { value: root, origin: file.origin(0) }),
+        TreeValue::Null => Ok(TreeNode { value: TreeValue::Table(Vec::new()), origin: file.origin(0) }),
         _ => Err(fault(1, "holds no table of keys".to_string())),
     }
 }
 
 /// JSON as the environment holds it: every node is of the variable.
-pub fn json_text(text: &str, origin: &Origin) -> Option<Node> {
-    fn of(value: serde_json::Value, origin: &Origin) -> Node {
+pub fn json_text(text: &str, origin: &SettingOrigin) -> Option<TreeNode> {
+    fn of(value: serde_json::Value, origin: &SettingOrigin) -> TreeNode {
         use serde_json::Value as Json;
         let value = match value {
-            Json::Null => Value::Null,
-            Json::Bool(boolean) => Value::Boolean(boolean),
-            Json::Number(number) => number.as_i64().map_or(Value::Other("a fraction"), Value::Integer),
-            Json::String(text) => Value::Text(text),
-            Json::Array(items) => Value::List(items.into_iter().map(|item| of(item, origin)).collect()),
-            Json::Object(entries) => Value::Table(
+            Json::Null => TreeValue::Null,
+            Json::Bool(boolean) => TreeValue::Boolean(boolean),
+            Json::Number(number) => {
+                number.as_i64().map_or(TreeValue::Other("a fraction"), TreeValue::Integer)
+            }
+            Json::String(text) => TreeValue::Text(text),
+            Json::Array(items) => TreeValue::List(items.into_iter().map(|item| of(item, origin)).collect()),
+            Json::Object(entries) => TreeValue::Table(
                 entries.into_iter().map(|(key, node)| (key.to_ascii_lowercase(), of(node, origin))).collect(),
             ),
         };
-        Node { value, origin: origin.clone() }
+        TreeNode { value, origin: origin.clone() }
     }
     serde_json::from_str(text).ok().map(|value| of(value, origin))
 }
 
-struct File<'f> {
+struct TreeFile<'f> {
     name: &'f str,
     text: &'f str,
 }
 
-impl File<'_> {
+impl TreeFile<'_> {
     /// The line of the byte at `at`, counted from 1.
     fn line(&self, at: usize) -> usize {
         1 + self.text.as_bytes()[..at.min(self.text.len())].iter().filter(|&&b| b == b'\n').count()
     }
 
-    fn origin(&self, at: usize) -> Origin {
-        Origin::File(self.name.to_string(), self.line(at))
+    fn origin(&self, at: usize) -> SettingOrigin {
+        SettingOrigin::File(self.name.to_string(), self.line(at))
     }
 
     /// `raw` is a part of the file's text: its place there gives the line.
-    fn json(&self, raw: &RawValue) -> Node {
+    fn json(&self, raw: &RawValue) -> TreeNode {
         let raw = raw.get();
         let origin = self.origin((raw.as_ptr() as usize).wrapping_sub(self.text.as_ptr() as usize));
         let value = match raw.as_bytes().first() {
             Some(b'{') => {
                 let entries: BTreeMap<String, &RawValue> = serde_json::from_str(raw).unwrap_or_default();
                 let entries = entries.into_iter();
-                Value::Table(entries.map(|(key, raw)| (key.to_ascii_lowercase(), self.json(raw))).collect())
+                TreeValue::Table(
+                    entries.map(|(key, raw)| (key.to_ascii_lowercase(), self.json(raw))).collect(),
+                )
             }
             Some(b'[') => {
                 let items: Vec<&RawValue> = serde_json::from_str(raw).unwrap_or_default();
-                Value::List(items.into_iter().map(|raw| self.json(raw)).collect())
+                TreeValue::List(items.into_iter().map(|raw| self.json(raw)).collect())
             }
-            _ => json_text(raw, &origin).map_or(Value::Null, |node| node.value),
+            _ => json_text(raw, &origin).map_or(TreeValue::Null, |node| node.value),
         };
-        Node { value, origin }
+        TreeNode { value, origin }
     }
 
-    fn toml_table(&self, table: &DeTable<'_>) -> Value {
+    fn toml_table(&self, table: &DeTable<'_>) -> TreeValue {
         let entries = table.iter().map(|(key, value)| {
             let origin = self.origin(key.span().start);
-            (key.get_ref().to_ascii_lowercase(), Node { value: self.toml(value), origin })
+            (key.get_ref().to_ascii_lowercase(), TreeNode { value: self.toml(value), origin })
         });
-        Value::Table(entries.collect())
+        TreeValue::Table(entries.collect())
     }
 
-    fn toml(&self, value: &Spanned<DeValue<'_>>) -> Value {
+    fn toml(&self, value: &Spanned<DeValue<'_>>) -> TreeValue {
         match value.get_ref() {
-            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::String(text) => TreeValue::Text(text.to_string()),
             DeValue::Integer(integer) => i64::from_str_radix(integer.as_str(), integer.radix())
-                .map_or(Value::Other("an integer of more than 64 bits"), Value::Integer),
-            DeValue::Boolean(boolean) => Value::Boolean(*boolean),
+                .map_or(TreeValue::Other("an integer of more than 64 bits"), TreeValue::Integer),
+            DeValue::Boolean(boolean) => TreeValue::Boolean(*boolean),
             DeValue::Array(items) => {
-                let node = |item: &Spanned<DeValue<'_>>| Node {
+                let node = |item: &Spanned<DeValue<'_>>| TreeNode {
                     value: self.toml(item),
                     origin: self.origin(item.span().start),
                 };
-                Value::List(items.iter().map(node).collect())
+                TreeValue::List(items.iter().map(node).collect())
             }
-            DeValue::Float(_) => Value::Other("a fraction"),
-            DeValue::Datetime(_) => Value::Other("a date"),
+            DeValue::Float(_) => TreeValue::Other("a fraction"),
+            DeValue::Datetime(_) => TreeValue::Other("a date"),
             DeValue::Table(inner) => self.toml_table(inner),
         }
     }
 
-    fn yaml(&self, node: &MarkedYaml<'_>) -> Node {
-        let origin = Origin::File(self.name.to_string(), node.span.start.line());
+    fn yaml(&self, node: &MarkedYaml<'_>) -> TreeNode {
+        let origin = SettingOrigin::File(self.name.to_string(), node.span.start.line());
         let value = match &node.data {
-            YamlData::Value(Scalar::Null) => Value::Null,
-            YamlData::Value(Scalar::Boolean(boolean)) => Value::Boolean(*boolean),
-            YamlData::Value(Scalar::Integer(integer)) => Value::Integer(*integer),
-            YamlData::Value(Scalar::String(text)) => Value::Text(text.to_string()),
-            YamlData::Value(Scalar::FloatingPoint(_)) => Value::Other("a fraction"),
-            YamlData::Sequence(items) => Value::List(items.iter().map(|item| self.yaml(item)).collect()),
+            YamlData::Value(Scalar::Null) => TreeValue::Null,
+            YamlData::Value(Scalar::Boolean(boolean)) => TreeValue::Boolean(*boolean),
+            YamlData::Value(Scalar::Integer(integer)) => TreeValue::Integer(*integer),
+            YamlData::Value(Scalar::String(text)) => TreeValue::Text(text.to_string()),
+            YamlData::Value(Scalar::FloatingPoint(_)) => TreeValue::Other("a fraction"),
+            YamlData::Sequence(items) => TreeValue::List(items.iter().map(|item| self.yaml(item)).collect()),
             YamlData::Mapping(entries) => {
-                let mut own: Vec<(String, Node)> = Vec::new();
-                let mut merged: Vec<(String, Node)> = Vec::new();
+                let mut own: Vec<(String, TreeNode)> = Vec::new();
+                let mut merged: Vec<(String, TreeNode)> = Vec::new();
                 for (key, value) in entries {
                     let node = self.yaml(value);
-                    let key_origin = Origin::File(self.name.to_string(), key.span.start.line());
+                    let key_origin = SettingOrigin::File(self.name.to_string(), key.span.start.line());
                     match &self.yaml(key).plain() {
                         Some(name) if name == "<<" => merged.extend(merge(node)),
                         Some(name) => {
-                            own.push((name.to_ascii_lowercase(), Node { origin: key_origin, ..node }));
+                            own.push((name.to_ascii_lowercase(), TreeNode { origin: key_origin, ..node }));
                         }
-                        None => own.push(("?".to_string(), Node { origin: key_origin, ..node })),
+                        None => own.push(("?".to_string(), TreeNode { origin: key_origin, ..node })),
                     }
                 }
                 merged.retain(|(name, _)| own.iter().all(|(other, _)| other != name));
                 merged.extend(own);
-                Value::Table(merged)
+                TreeValue::Table(merged)
             }
-            _ => Value::Other("a tagged value"),
+            _ => TreeValue::Other("a tagged value"),
         };
-        Node { value, origin }
+        TreeNode { value, origin }
     }
 }
 
 /// What `<<` of YAML brings into a mapping.
-fn merge(node: Node) -> Vec<(String, Node)> {
+fn merge(node: TreeNode) -> Vec<(String, TreeNode)> {
     match node.value {
-        Value::Table(entries) => entries,
-        Value::List(items) => items.into_iter().rev().flat_map(merge).collect(),
+        TreeValue::Table(entries) => entries,
+        TreeValue::List(items) => items.into_iter().rev().flat_map(merge).collect(),
         _ => Vec::new(),
     }
 }
@@ -234,16 +238,16 @@ mod tests {
     use super::*;
 
     /// `path=text@line` of every leaf.
-    fn leaves(node: &Node, path: &str, into: &mut Vec<String>) {
+    fn leaves(node: &TreeNode, path: &str, into: &mut Vec<String>) {
         match &node.value {
-            Value::Table(entries) => {
+            TreeValue::Table(entries) => {
                 entries.iter().for_each(|(key, node)| leaves(node, &format!("{path}.{key}"), into));
             }
-            Value::List(items) => {
+            TreeValue::List(items) => {
                 items.iter().enumerate().for_each(|(at, node)| leaves(node, &format!("{path}[{at}]"), into));
             }
             _ => {
-                let Origin::File(_, line) = &node.origin else { panic!("{node:?}") };
+                let SettingOrigin::File(_, line) = &node.origin else { panic!("{node:?}") };
                 into.push(format!("{path}={}@{line}", node.plain().unwrap()));
             }
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::base::json::object;
 use crate::control::wire::{
-    BatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
+    ApiBatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
 };
 use crate::control::wire::{
     BlockBody, BlockedBody, CursorsBody, InboxBody, MembersBody, OnlineBody, PresenceBody, ReadByBody,
@@ -13,7 +13,7 @@ use crate::control::wire::{
 
 /// A method by its name in the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
+pub enum ApiMethod {
     Publish,
     Broadcast,
     Inbox,
@@ -41,73 +41,73 @@ pub enum Method {
     Batch,
 }
 
-impl Method {
-    pub const ALL: [Method; 25] = [
-        Method::Publish,
-        Method::Broadcast,
-        Method::Inbox,
-        Method::Subscribe,
-        Method::Unsubscribe,
-        Method::Disconnect,
-        Method::Refresh,
-        Method::Presence,
-        Method::PresenceStats,
-        Method::Online,
-        Method::Block,
-        Method::Unblock,
-        Method::Revoke,
-        Method::Blocked,
-        Method::Cursors,
-        Method::Unread,
-        Method::ReadBy,
-        Method::Members,
-        Method::History,
-        Method::HistoryRemove,
-        Method::Channels,
-        Method::Info,
-        Method::Push,
-        Method::Rpc,
-        Method::Batch,
+impl ApiMethod {
+    pub const ALL: [ApiMethod; 25] = [
+        ApiMethod::Publish,
+        ApiMethod::Broadcast,
+        ApiMethod::Inbox,
+        ApiMethod::Subscribe,
+        ApiMethod::Unsubscribe,
+        ApiMethod::Disconnect,
+        ApiMethod::Refresh,
+        ApiMethod::Presence,
+        ApiMethod::PresenceStats,
+        ApiMethod::Online,
+        ApiMethod::Block,
+        ApiMethod::Unblock,
+        ApiMethod::Revoke,
+        ApiMethod::Blocked,
+        ApiMethod::Cursors,
+        ApiMethod::Unread,
+        ApiMethod::ReadBy,
+        ApiMethod::Members,
+        ApiMethod::History,
+        ApiMethod::HistoryRemove,
+        ApiMethod::Channels,
+        ApiMethod::Info,
+        ApiMethod::Push,
+        ApiMethod::Rpc,
+        ApiMethod::Batch,
     ];
 
-    pub fn from_name(name: &str) -> Option<Method> {
-        Method::ALL.into_iter().find(|method| method.name() == name)
+    pub fn from_name(name: &str) -> Option<ApiMethod> {
+        ApiMethod::ALL.into_iter().find(|method| method.name() == name)
     }
 
     pub fn name(self) -> &'static str {
         match self {
-            Method::Publish => "publish",
-            Method::Broadcast => "broadcast",
-            Method::Inbox => "inbox",
-            Method::Subscribe => "subscribe",
-            Method::Unsubscribe => "unsubscribe",
-            Method::Disconnect => "disconnect",
-            Method::Refresh => "refresh",
-            Method::Presence => "presence",
-            Method::PresenceStats => "presence_stats",
-            Method::Online => "online",
-            Method::Block => "block",
-            Method::Unblock => "unblock",
-            Method::Revoke => "revoke",
-            Method::Blocked => "blocked",
-            Method::Cursors => "cursors",
-            Method::Unread => "unread",
-            Method::ReadBy => "read_by",
-            Method::Members => "members",
-            Method::History => "history",
-            Method::HistoryRemove => "history_remove",
-            Method::Channels => "channels",
-            Method::Info => "info",
-            Method::Push => "push",
-            Method::Rpc => "rpc",
-            Method::Batch => "batch",
+            ApiMethod::Publish => "publish",
+            ApiMethod::Broadcast => "broadcast",
+            ApiMethod::Inbox => "inbox",
+            ApiMethod::Subscribe => "subscribe",
+            ApiMethod::Unsubscribe => "unsubscribe",
+            ApiMethod::Disconnect => "disconnect",
+            ApiMethod::Refresh => "refresh",
+            ApiMethod::Presence => "presence",
+            ApiMethod::PresenceStats => "presence_stats",
+            ApiMethod::Online => "online",
+            ApiMethod::Block => "block",
+            ApiMethod::Unblock => "unblock",
+            ApiMethod::Revoke => "revoke",
+            ApiMethod::Blocked => "blocked",
+            ApiMethod::Cursors => "cursors",
+            ApiMethod::Unread => "unread",
+            ApiMethod::ReadBy => "read_by",
+            ApiMethod::Members => "members",
+            ApiMethod::History => "history",
+            ApiMethod::HistoryRemove => "history_remove",
+            ApiMethod::Channels => "channels",
+            ApiMethod::Info => "info",
+            ApiMethod::Push => "push",
+            ApiMethod::Rpc => "rpc",
+            ApiMethod::Batch => "batch",
         }
     }
 }
 
 /// One call, read but not yet judged.
 #[derive(Debug)]
-pub enum Command {
+pub enum ApiCommandBody {
     Publish(PublishBody),
     Broadcast(PublishBody),
     Inbox(InboxBody),
@@ -136,102 +136,102 @@ pub enum Command {
     Unknown,
 }
 
-impl Command {
+impl ApiCommandBody {
     /// # Errors
     /// When `json` is no JSON or has other types than the method's.
-    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Command> {
+    pub fn read(method: ApiMethod, json: &[u8]) -> serde_json::Result<ApiCommandBody> {
         Ok(match method {
-            Method::Publish => Command::Publish(object(json)?),
-            Method::Broadcast => Command::Broadcast(object(json)?),
-            Method::Inbox => Command::Inbox(object(json)?),
-            Method::Subscribe => Command::Subscribe(object(json)?),
-            Method::Unsubscribe => Command::Unsubscribe(object(json)?),
-            Method::Disconnect => Command::Disconnect(object(json)?),
-            Method::Refresh => Command::Refresh(object(json)?),
-            Method::Presence => Command::Presence(object(json)?),
-            Method::PresenceStats => Command::PresenceStats(object(json)?),
-            Method::Online => Command::Online(object(json)?),
-            Method::Block => Command::Block(object(json)?),
-            Method::Unblock => Command::Unblock(object(json)?),
-            Method::Revoke => Command::Revoke(object(json)?),
-            Method::Blocked => Command::Blocked(object(json)?),
-            Method::Cursors => Command::Cursors(object(json)?),
-            Method::Unread => Command::Unread(object(json)?),
-            Method::ReadBy => Command::ReadBy(object(json)?),
-            Method::Members => Command::Members(object(json)?),
-            Method::History => Command::History(object(json)?),
-            Method::HistoryRemove => Command::HistoryRemove(object(json)?),
-            Method::Channels => Command::Channels(object(json)?),
-            Method::Info => {
+            ApiMethod::Publish => ApiCommandBody::Publish(object(json)?),
+            ApiMethod::Broadcast => ApiCommandBody::Broadcast(object(json)?),
+            ApiMethod::Inbox => ApiCommandBody::Inbox(object(json)?),
+            ApiMethod::Subscribe => ApiCommandBody::Subscribe(object(json)?),
+            ApiMethod::Unsubscribe => ApiCommandBody::Unsubscribe(object(json)?),
+            ApiMethod::Disconnect => ApiCommandBody::Disconnect(object(json)?),
+            ApiMethod::Refresh => ApiCommandBody::Refresh(object(json)?),
+            ApiMethod::Presence => ApiCommandBody::Presence(object(json)?),
+            ApiMethod::PresenceStats => ApiCommandBody::PresenceStats(object(json)?),
+            ApiMethod::Online => ApiCommandBody::Online(object(json)?),
+            ApiMethod::Block => ApiCommandBody::Block(object(json)?),
+            ApiMethod::Unblock => ApiCommandBody::Unblock(object(json)?),
+            ApiMethod::Revoke => ApiCommandBody::Revoke(object(json)?),
+            ApiMethod::Blocked => ApiCommandBody::Blocked(object(json)?),
+            ApiMethod::Cursors => ApiCommandBody::Cursors(object(json)?),
+            ApiMethod::Unread => ApiCommandBody::Unread(object(json)?),
+            ApiMethod::ReadBy => ApiCommandBody::ReadBy(object(json)?),
+            ApiMethod::Members => ApiCommandBody::Members(object(json)?),
+            ApiMethod::History => ApiCommandBody::History(object(json)?),
+            ApiMethod::HistoryRemove => ApiCommandBody::HistoryRemove(object(json)?),
+            ApiMethod::Channels => ApiCommandBody::Channels(object(json)?),
+            ApiMethod::Info => {
                 object::<BTreeMap<String, serde::de::IgnoredAny>>(json)?;
-                Command::Info
+                ApiCommandBody::Info
             }
-            Method::Push => Command::Push(object(json)?),
-            Method::Rpc => Command::Rpc(object(json)?),
-            Method::Batch => Command::Unknown,
+            ApiMethod::Push => ApiCommandBody::Push(object(json)?),
+            ApiMethod::Rpc => ApiCommandBody::Rpc(object(json)?),
+            ApiMethod::Batch => ApiCommandBody::Unknown,
         })
     }
 
     pub(super) fn name(&self) -> &'static str {
         match self {
-            Command::Publish(_) => "publish",
-            Command::Broadcast(_) => "broadcast",
-            Command::Inbox(_) => "inbox",
-            Command::Subscribe(_) => "subscribe",
-            Command::Unsubscribe(_) => "unsubscribe",
-            Command::Disconnect(_) => "disconnect",
-            Command::Refresh(_) => "refresh",
-            Command::Presence(_) => "presence",
-            Command::PresenceStats(_) => "presence_stats",
-            Command::Online(_) => "online",
-            Command::Block(_) => "block",
-            Command::Unblock(_) => "unblock",
-            Command::Revoke(_) => "revoke",
-            Command::Blocked(_) => "blocked",
-            Command::Cursors(_) => "cursors",
-            Command::Unread(_) => "unread",
-            Command::ReadBy(_) => "read_by",
-            Command::Members(_) => "members",
-            Command::History(_) => "history",
-            Command::HistoryRemove(_) => "history_remove",
-            Command::Channels(_) => "channels",
-            Command::Info => "info",
-            Command::Push(_) => "push",
-            Command::Rpc(_) => "rpc",
-            Command::Unknown => "unknown",
+            ApiCommandBody::Publish(_) => "publish",
+            ApiCommandBody::Broadcast(_) => "broadcast",
+            ApiCommandBody::Inbox(_) => "inbox",
+            ApiCommandBody::Subscribe(_) => "subscribe",
+            ApiCommandBody::Unsubscribe(_) => "unsubscribe",
+            ApiCommandBody::Disconnect(_) => "disconnect",
+            ApiCommandBody::Refresh(_) => "refresh",
+            ApiCommandBody::Presence(_) => "presence",
+            ApiCommandBody::PresenceStats(_) => "presence_stats",
+            ApiCommandBody::Online(_) => "online",
+            ApiCommandBody::Block(_) => "block",
+            ApiCommandBody::Unblock(_) => "unblock",
+            ApiCommandBody::Revoke(_) => "revoke",
+            ApiCommandBody::Blocked(_) => "blocked",
+            ApiCommandBody::Cursors(_) => "cursors",
+            ApiCommandBody::Unread(_) => "unread",
+            ApiCommandBody::ReadBy(_) => "read_by",
+            ApiCommandBody::Members(_) => "members",
+            ApiCommandBody::History(_) => "history",
+            ApiCommandBody::HistoryRemove(_) => "history_remove",
+            ApiCommandBody::Channels(_) => "channels",
+            ApiCommandBody::Info => "info",
+            ApiCommandBody::Push(_) => "push",
+            ApiCommandBody::Rpc(_) => "rpc",
+            ApiCommandBody::Unknown => "unknown",
         }
     }
 }
 
 /// One request of the API.
 #[derive(Debug)]
-pub enum Request {
-    One(Box<Command>),
-    Batch { commands: Vec<Command>, parallel: bool },
+pub enum ApiRequest {
+    One(Box<ApiCommandBody>),
+    Batch { commands: Vec<ApiCommandBody>, parallel: bool },
 }
 
-impl Request {
+impl ApiRequest {
     /// # Errors
     /// When `json` is no JSON, or has other types than the method's, anywhere.
-    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Request> {
-        if method != Method::Batch {
-            return Ok(Request::One(Box::new(Command::read(method, json)?)));
+    pub fn read(method: ApiMethod, json: &[u8]) -> serde_json::Result<ApiRequest> {
+        if method != ApiMethod::Batch {
+            return Ok(ApiRequest::One(Box::new(ApiCommandBody::read(method, json)?)));
         }
-        let body: BatchBody<'_> = object(json)?;
-        let commands: serde_json::Result<Vec<Command>> = body
+        let body: ApiBatchBody<'_> = object(json)?;
+        let commands: serde_json::Result<Vec<ApiCommandBody>> = body
             .commands
             .into_iter()
             .map(|command| {
                 let named = command.iter().find_map(|(name, body)| {
-                    let method = Method::from_name(name).filter(|&method| method != Method::Batch)?;
+                    let method = ApiMethod::from_name(name).filter(|&method| method != ApiMethod::Batch)?;
                     Some((method, (*body)?))
                 });
                 match named {
-                    Some((method, body)) => Command::read(method, body.get().as_bytes()),
-                    None => Ok(Command::Unknown),
+                    Some((method, body)) => ApiCommandBody::read(method, body.get().as_bytes()),
+                    None => Ok(ApiCommandBody::Unknown),
                 }
             })
             .collect();
-        Ok(Request::Batch { commands: commands?, parallel: body.parallel })
+        Ok(ApiRequest::Batch { commands: commands?, parallel: body.parallel })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::base::fault::ErrorCode;
-use crate::control::answers::{Answer, Response};
+use crate::control::answers::{ApiAnswer, Response};
 use crate::control::api::{Api, publish_ask, respond};
 use crate::control::requests::ControlError;
 use crate::control::wire::InboxBody;
@@ -17,7 +17,7 @@ const USER_BYTES_MAX: usize = 256;
 impl Api {
     /// Appends to each user's inbox. Each has its own answer, in the order in which they are named; one that is named twice gets it
     /// once. Busy only when no inbox took it.
-    pub(super) async fn inbox(&self, mut body: InboxBody) -> Result<Answer, ControlError> {
+    pub(super) async fn inbox(&self, mut body: InboxBody) -> Result<ApiAnswer, ControlError> {
         let Some(inboxes) = &self.inboxes else { return Err(ErrorCode::NotAvailable.into()) };
         let users = std::mem::take(&mut body.users);
         match users.len() {
@@ -56,9 +56,9 @@ impl Api {
         }
         let response = |user: &String| -> Response {
             let outcome = outcomes[places[&**user]];
-            respond(outcome.map(Answer::from))
+            respond(outcome.map(ApiAnswer::from))
         };
-        Ok(Answer::Broadcast { responses: users.iter().map(response).collect() })
+        Ok(ApiAnswer::Broadcast { responses: users.iter().map(response).collect() })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ShardId, UserName};
-use crate::control::answers::Answer;
+use crate::control::answers::ApiAnswer;
 use crate::control::api::{Api, PUSH_RETRY, excepted};
 use crate::control::other_nodes::tell;
 use crate::control::pushes::PushOutcome;
@@ -25,7 +25,7 @@ const PUSH_KEY_BYTES_MAX: usize = 256;
 
 impl Api {
     /// Says who was told, so that the backend can reach the others another way.
-    pub(super) async fn push(&self, body: PushBody) -> Result<Answer, ControlError> {
+    pub(super) async fn push(&self, body: PushBody) -> Result<ApiAnswer, ControlError> {
         let mut names = body.users;
         if !body.user.is_empty() {
             names.push(body.user);

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::event::{Event, What};
-use crate::control::events::log::Log;
+use crate::control::events::log::EventLog;
 use crate::control::keeper::Keeper;
 use crate::control::process::wall_ms;
 use crate::record::{EventEntry, EventsPart, EventsRecord, RecordFault, StoredEvents, StoredRecord};
@@ -36,12 +36,12 @@ impl FoundEvents {
     /// The log of it, and up to which number it is accepted. Numbers that may have been given and are not here are a gap.
     ///
     /// # Errors
-    /// As [`Log::restore`].
-    pub(super) fn restore(self, bytes_max: usize) -> Result<(Log, u64), RecordFault> {
+    /// As [`EventLog::restore`].
+    pub(super) fn restore(self, bytes_max: usize) -> Result<(EventLog, u64), RecordFault> {
         let here = self.here();
         let accepted = self.accepted.min(here);
         let record = EventsRecord { epoch: self.epoch, last: here, fallen: self.fallen, accepted };
-        let mut log = Log::restore(bytes_max, &record, [EventsPart { entries: self.entries }])?;
+        let mut log = EventLog::restore(bytes_max, &record, [EventsPart { entries: self.entries }])?;
         if self.last > here {
             log.push(&Event { time_ms: wall_ms(), what: What::Lost(self.last - here) });
         }
@@ -50,7 +50,7 @@ impl FoundEvents {
 }
 
 /// What the events of a node begin with, where there is a store.
-pub struct Kept {
+pub struct KeptEvents {
     pub found: Option<FoundEvents>,
     pub keeper: Box<dyn Keeper>,
     /// The keeper wants something.
@@ -59,14 +59,14 @@ pub struct Kept {
 
 /// It is taken by the events when they begin: at the start, or by a configuration that is read later.
 #[derive(Clone, Default)]
-pub struct KeptPlace(Arc<Mutex<Option<Kept>>>);
+pub struct KeptPlace(Arc<Mutex<Option<KeptEvents>>>);
 
 impl KeptPlace {
-    pub fn new(kept: Kept) -> KeptPlace {
+    pub fn new(kept: KeptEvents) -> KeptPlace {
         KeptPlace(Arc::new(Mutex::new(Some(kept))))
     }
 
-    pub(super) fn take(&self) -> Option<Kept> {
+    pub(super) fn take(&self) -> Option<KeptEvents> {
         self.0.lock().take()
     }
 }
@@ -78,7 +78,7 @@ impl fmt::Debug for KeptPlace {
 }
 
 /// What the keeper has been given.
-pub(super) struct Keeping {
+pub(super) struct KeepingEvents {
     keeper: Box<dyn Keeper>,
     /// Up to which number it has the log, and what it knows to be accepted.
     last: u64,
@@ -87,11 +87,11 @@ pub(super) struct Keeping {
     copying: Option<(u64, u64)>,
 }
 
-impl Keeping {
+impl KeepingEvents {
     /// It has the log up to `last`.
-    pub fn new(mut keeper: Box<dyn Keeper>, last: u64) -> Keeping {
+    pub fn new(mut keeper: Box<dyn Keeper>, last: u64) -> KeepingEvents {
         keeper.begin();
-        Keeping { keeper, last, accepted: 0, copying: None }
+        KeepingEvents { keeper, last, accepted: 0, copying: None }
     }
 
     /// The process before has given it the log up to `last`, or a copy that it wants soon brings what is missing.
@@ -100,7 +100,7 @@ impl Keeping {
     }
 
     /// Gives it what it does not have. False when it has no room for all now.
-    pub fn keep(&mut self, epoch: &str, log: &Mutex<Log>, accepted: u64) -> bool {
+    pub fn keep(&mut self, epoch: &str, log: &Mutex<EventLog>, accepted: u64) -> bool {
         let record = |after: u64| {
             let log = log.lock();
             let entries = log.part(after).map_or_else(Vec::new, |part| part.entries);
@@ -152,8 +152,8 @@ mod tests {
         parts
     }
 
-    fn log(events: usize) -> Mutex<Log> {
-        let mut log = Log::new(1 << 20);
+    fn log(events: usize) -> Mutex<EventLog> {
+        let mut log = EventLog::new(1 << 20);
         (0..events).for_each(|_| log.push(&Event { time_ms: 1, what: What::Occupied("c".into()) }));
         Mutex::new(log)
     }
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn what_is_not_taken_is_given_again_and_a_copy_has_everything() {
         let shelf = Arc::new(Mutex::new(Shelf { room: 9, ..Shelf::default() }));
-        let mut keeping = Keeping::new(Box::new(Handle(Arc::clone(&shelf))), 0);
+        let mut keeping = KeepingEvents::new(Box::new(Handle(Arc::clone(&shelf))), 0);
         let log = log(3);
         assert!(keeping.keep("e", &log, 0));
         assert_eq!(numbers(&shelf.lock()), [1, 2, 3]);

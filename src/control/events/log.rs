@@ -15,9 +15,9 @@ use crate::record::{EventEntry, EventsPart, EventsRecord, PART_BYTES, RecordFaul
 const ENTRY_BYTES: usize = 48;
 
 /// The newest events of this run, up to a number of bytes.
-pub struct Log {
+pub struct EventLog {
     /// Bound: `log_bytes_max`; the oldest go first.
-    entries: VecDeque<Entry>,
+    entries: VecDeque<LoggedEvent>,
     bytes: usize,
     bytes_max: usize,
     /// The newest number given.
@@ -26,7 +26,7 @@ pub struct Log {
     fallen: u64,
 }
 
-struct Entry {
+struct LoggedEvent {
     /// A gap's is the last that it stands for.
     seq: u64,
     json: Box<[u8]>,
@@ -34,7 +34,7 @@ struct Entry {
 
 /// An event as the backend sees it.
 #[derive(Serialize, Default)]
-struct Told<'e> {
+struct ToldEvents<'e> {
     seq: u64,
     time_ms: u64,
     r#type: &'static str,
@@ -103,9 +103,9 @@ struct ToldUnacked<'e> {
     elsewhere: bool,
 }
 
-impl Log {
-    pub fn new(bytes_max: usize) -> Log {
-        Log { entries: VecDeque::new(), bytes: 0, bytes_max, last: 0, fallen: 0 }
+impl EventLog {
+    pub fn new(bytes_max: usize) -> EventLog {
+        EventLog { entries: VecDeque::new(), bytes: 0, bytes_max, last: 0, fallen: 0 }
     }
 
     /// Gives the event its number. A loss takes as many as were lost.
@@ -116,14 +116,14 @@ impl Log {
             _ => from,
         };
         let json = encode(event, from, self.last);
-        self.keep(Entry { seq: self.last, json: json.into() });
+        self.keep(LoggedEvent { seq: self.last, json: json.into() });
     }
 
     /// Entries after `after`, as much as a part may be long; `None` when there are none.
     pub fn part(&self, after: u64) -> Option<EventsPart> {
         let at = self.entries.partition_point(|entry| entry.seq <= after);
         let (mut bytes, mut entries) = (0, Vec::new());
-        for Entry { seq, json } in self.entries.range(at..) {
+        for LoggedEvent { seq, json } in self.entries.range(at..) {
             if bytes > PART_BYTES {
                 break;
             }
@@ -141,8 +141,8 @@ impl Log {
         bytes_max: usize,
         record: &EventsRecord,
         parts: impl IntoIterator<Item = EventsPart>,
-    ) -> Result<Log, RecordFault> {
-        let mut log = Log { fallen: record.fallen, ..Log::new(bytes_max) };
+    ) -> Result<EventLog, RecordFault> {
+        let mut log = EventLog { fallen: record.fallen, ..EventLog::new(bytes_max) };
         let mut newest = record.fallen;
         for EventEntry { seq, json } in parts.into_iter().flat_map(|part| part.entries) {
             let is_json = serde_json::from_slice::<&RawValue>(&json).is_ok();
@@ -150,7 +150,7 @@ impl Log {
                 return Err(RecordFault::Impossible("an event"));
             }
             newest = seq;
-            log.keep(Entry { seq, json: (&*json).into() });
+            log.keep(LoggedEvent { seq, json: (&*json).into() });
         }
         // One more is counted for each event: the end of the numbers is not to be met.
         if newest != record.last || record.accepted > record.last || record.last > u64::MAX / 2 {
@@ -160,7 +160,7 @@ impl Log {
         Ok(log)
     }
 
-    fn keep(&mut self, entry: Entry) {
+    fn keep(&mut self, entry: LoggedEvent) {
         self.bytes += entry.json.len() + ENTRY_BYTES;
         self.entries.push_back(entry);
         while self.bytes > self.bytes_max
@@ -176,7 +176,7 @@ impl Log {
         self.fallen
     }
 
-    /// The oldest number that is here; above [`Log::last`] when none is.
+    /// The oldest number that is here; above [`EventLog::last`] when none is.
     pub fn first(&self) -> u64 {
         self.fallen + 1
     }
@@ -226,7 +226,7 @@ impl Log {
 
 fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
     let kind = event.what.kind().map_or("gap", |kind| kind.name());
-    let mut told = Told { seq: to, time_ms: event.time_ms, r#type: kind, ..Told::default() };
+    let mut told = ToldEvents { seq: to, time_ms: event.time_ms, r#type: kind, ..ToldEvents::default() };
     match &event.what {
         What::Connected(who, certificate) => {
             told.of(who);
@@ -287,7 +287,7 @@ fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
     serde_json::to_vec(&told).expect("numbers, texts and JSON can be written")
 }
 
-impl<'e> Told<'e> {
+impl<'e> ToldEvents<'e> {
     fn of(&mut self, who: &'e Who) {
         self.client = Some(who.client.to_string());
         self.user = Some(&who.user);
@@ -323,7 +323,7 @@ mod tests {
         event(What::Occupied(channel.into()))
     }
 
-    fn read(log: &Log, after: u64, limit: usize) -> (Vec<Value>, Option<u64>) {
+    fn read(log: &EventLog, after: u64, limit: usize) -> (Vec<Value>, Option<u64>) {
         let mut out = b"[".to_vec();
         let last = log.write(after, limit, 1 << 20, 99, &mut out);
         out.push(b']');
@@ -336,7 +336,7 @@ mod tests {
 
     #[test]
     fn each_event_has_its_fields_and_no_others() {
-        let mut log = Log::new(1 << 20);
+        let mut log = EventLog::new(1 << 20);
         let farewell = Farewell {
             code: 3012,
             reason: "no pong".into(),
@@ -387,7 +387,7 @@ mod tests {
             shard: Some(1),
             p99_us: 500_000,
         };
-        let mut own = Log::new(1 << 20);
+        let mut own = EventLog::new(1 << 20);
         own.push(&event(What::ObjectiveMissed(Box::new(missed))));
         let told = json!({"seq": 1, "time_ms": 7, "type": "objective_missed", "objective": "fast", "stage": "last_write",
             "shard": 1, "p99_us": 500_000});
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn who_connects_is_told_with_its_certificate_and_address() {
-        let mut log = Log::new(1 << 20);
+        let mut log = EventLog::new(1 << 20);
         let certificate = ClientCertificate { subject: "CN=a \"b\"".into(), fingerprint: [0xab; 32] };
         let who = Who { address: Some([192, 0, 2, 7].into()), ..who() };
         log.push(&event(What::Connected(who, Some(Arc::new(certificate)))));
@@ -417,7 +417,7 @@ mod tests {
 
     #[test]
     fn pages_go_on_where_the_last_one_ended() {
-        let mut log = Log::new(1 << 20);
+        let mut log = EventLog::new(1 << 20);
         assert_eq!((read(&log, 0, 10), log.first(), log.last()), ((Vec::new(), None), 1, 0));
         for number in 0..25 {
             log.push(&occupied(&number.to_string()));
@@ -439,7 +439,7 @@ mod tests {
     fn what_falls_off_is_a_gap_at_the_head() {
         let one = encode(&occupied("0"), 1, 1).len() + ENTRY_BYTES;
         // Room for three with numbers of two digits.
-        let mut log = Log::new(3 * (one + 1));
+        let mut log = EventLog::new(3 * (one + 1));
         for number in 10..20 {
             log.push(&occupied(&(number % 10).to_string()));
         }
@@ -470,7 +470,7 @@ mod tests {
         let (user, devices) = ("ann".into(), vec!["phone".into()]);
         let users = vec![UnackedUser { user, received: Offset(5), devices, elsewhere: true }];
         let unacked = UnackedEvent { channel, epoch, from: Offset(6), to: Offset(9), users, total: 12 };
-        let mut log = Log::new(1 << 20);
+        let mut log = EventLog::new(1 << 20);
         log.push(&event(What::Acked(Box::new(acked))));
         log.push(&event(What::Unacked(Box::new(unacked))));
         let epoch = epoch.to_string();
@@ -486,7 +486,7 @@ mod tests {
         );
     }
 
-    fn record_of(log: &Log) -> (EventsRecord, Vec<EventsPart>) {
+    fn record_of(log: &EventLog) -> (EventsRecord, Vec<EventsPart>) {
         let (mut parts, mut after) = (Vec::new(), 0);
         while let Some(part) = log.part(after) {
             after = part.entries.last().map_or(after, |last| last.seq);
@@ -499,7 +499,7 @@ mod tests {
     #[test]
     fn a_log_goes_on_from_its_record_with_the_same_numbers() {
         for (events, bytes_max) in [(0, 1 << 20), (3, 1 << 20), (5_000, 8 << 20), (5_000, 64 << 10)] {
-            let mut log = Log::new(bytes_max);
+            let mut log = EventLog::new(bytes_max);
             for number in 0..events {
                 log.push(&occupied(&number.to_string()));
                 if number % 7 == 0 {
@@ -516,7 +516,7 @@ mod tests {
                 read_back.push(unread.read::<EventsPart>().unwrap());
                 rest = behind;
             }
-            let mut restored = Log::restore(bytes_max, &record, read_back).unwrap();
+            let mut restored = EventLog::restore(bytes_max, &record, read_back).unwrap();
             for log in [&mut log, &mut restored] {
                 log.push(&occupied("next"));
             }
@@ -526,20 +526,20 @@ mod tests {
                 (log.first(), log.last(), log.bytes())
             );
             // With less room the oldest fall off, as always.
-            let small = Log::restore(1_000, &record, parts).unwrap();
+            let small = EventLog::restore(1_000, &record, parts).unwrap();
             assert!(small.bytes() <= 1_000 && small.last() == record.last);
         }
     }
 
     #[test]
     fn numbers_that_no_log_has_are_refused() {
-        let mut log = Log::new(1 << 20);
+        let mut log = EventLog::new(1 << 20);
         (0..4).for_each(|number| log.push(&occupied(&number.to_string())));
         let (record, parts) = record_of(&log);
         let refused = |change: &dyn Fn(&mut EventsRecord, &mut EventsPart)| {
             let (mut record, mut part) = (record.clone(), parts[0].clone());
             change(&mut record, &mut part);
-            Log::restore(1 << 20, &record, [part]).is_err()
+            EventLog::restore(1 << 20, &record, [part]).is_err()
         };
         assert!(!refused(&|_, _| {}));
         assert!(refused(&|_, part| part.entries.swap(1, 2)));
@@ -555,7 +555,7 @@ mod tests {
 
     #[test]
     fn an_event_larger_than_the_log_is_a_gap_and_the_log_stays_in_its_bound() {
-        let mut log = Log::new(1000);
+        let mut log = EventLog::new(1000);
         log.push(&event(What::Message(who(), vec![b'1'; 2000].into())));
         assert_eq!((log.bytes(), log.first(), log.last()), (0, 2, 1));
         assert_eq!(seqs(&read(&log, 0, 10).0), [1]);

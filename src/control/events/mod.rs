@@ -52,10 +52,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
-use self::kept::{FoundEvents, Keeping, Kept, KeptPlace};
-use self::log::Log;
-use self::queue::Queue;
-use self::sender::Sender;
+use self::kept::{FoundEvents, KeepingEvents, KeptEvents, KeptPlace};
+use self::log::EventLog;
+use self::queue::EventQueue;
+use self::sender::EventSender;
 use crate::base::event::{Event, EventKind};
 use crate::control::process::{self, wall_ms};
 use crate::record::{EventsPart, EventsRecord, RecordFault};
@@ -73,28 +73,28 @@ const KEEP_AGAIN: Duration = Duration::from_millis(50);
 const GATHER: Duration = Duration::from_millis(2);
 
 /// The events of this run.
-pub struct Events {
+pub struct EventsHandle {
     /// Names this run, upgrades included: numbers of another are others'.
     epoch: Mutex<String>,
     /// Held while a batch is under way.
     sending: Arc<tokio::sync::Mutex<()>>,
-    queue: Queue,
-    log: Mutex<Log>,
+    queue: EventQueue,
+    log: Mutex<EventLog>,
     /// Of the newest event in the log.
     grown: watch::Sender<u64>,
     /// Up to which number the backend has accepted.
     accepted: watch::Sender<u64>,
     /// To whom batches go, and how.
     options: watch::Sender<EventOptions>,
-    counts: Counts,
+    counts: EventCounts,
     /// Where there is a store.
-    keeping: Option<Mutex<Keeping>>,
+    keeping: Option<Mutex<KeepingEvents>>,
     /// There is something for the store, or it wants something.
     keep: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct EventCounts {
     by_kind: [AtomicU64; EventKind::ALL.len()],
     sent: AtomicU64,
     fallen: AtomicU64,
@@ -104,7 +104,7 @@ struct Counts {
 
 /// A part of the log, as `GET /api/events` gives it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Page {
+pub struct EventsPage {
     /// The oldest and the newest number in the log: `first` is above `last` while it is empty.
     pub first: u64,
     pub last: u64,
@@ -112,13 +112,13 @@ pub struct Page {
     pub events: Vec<u8>,
 }
 
-impl Events {
+impl EventsHandle {
     /// Starts numbering, and sending when there is an endpoint. Call it on the runtime that is to do it.
     ///
     /// # Errors
     /// When the operating system gives no randomness, or the endpoint cannot be spoken to from this machine at all.
-    pub fn start(options: &EventOptions, kept: Option<Kept>) -> io::Result<Arc<Events>> {
-        let (mut epoch, mut log) = (process::random_id()?.to_string(), Log::new(options.log_bytes_max));
+    pub fn start(options: &EventOptions, kept: Option<KeptEvents>) -> io::Result<Arc<EventsHandle>> {
+        let (mut epoch, mut log) = (process::random_id()?.to_string(), EventLog::new(options.log_bytes_max));
         let (mut accepted, mut keeping, mut keep) = (0, None, Arc::default());
         if let Some(kept) = kept {
             let here = kept.found.as_ref().map_or(0, FoundEvents::here);
@@ -128,21 +128,21 @@ impl Events {
                 (log, accepted) = restored
                     .map_err(|fault| io::Error::other(format!("the log of events in the store: {fault}")))?;
             }
-            (keeping, keep) = (Some(Mutex::new(Keeping::new(kept.keeper, here))), kept.wake);
+            (keeping, keep) = (Some(Mutex::new(KeepingEvents::new(kept.keeper, here))), kept.wake);
         }
-        let events = Arc::new(Events {
+        let events = Arc::new(EventsHandle {
             epoch: Mutex::new(epoch),
             sending: Arc::default(),
-            queue: Queue::new(),
+            queue: EventQueue::new(),
             grown: watch::Sender::new(log.last()),
             log: Mutex::new(log),
             accepted: watch::Sender::new(accepted),
             options: watch::Sender::new(options.clone()),
-            counts: Counts::default(),
+            counts: EventCounts::default(),
             keeping,
             keep,
         });
-        Events::check(options)?;
+        EventsHandle::check(options)?;
         tokio::spawn(Arc::clone(&events).send());
         tokio::spawn(Arc::clone(&events).collect());
         Ok(events)
@@ -151,9 +151,9 @@ impl Events {
     /// Whether what these options name can be spoken to from this machine.
     ///
     /// # Errors
-    /// As [`Events::start`].
+    /// As [`EventsHandle::start`].
     pub fn check(options: &EventOptions) -> io::Result<()> {
-        Sender::new(options).map(drop).map_err(io::Error::other)
+        EventSender::new(options).map(drop).map_err(io::Error::other)
     }
 
     /// Batches go where these say from the next try on. The log's bound stays as it is.
@@ -167,7 +167,7 @@ impl Events {
     }
 
     /// Goes on in the place of the process that wrote these, numbers and all. Call it before the first event here, while
-    /// sending is [held](Events::hold).
+    /// sending is [held](EventsHandle::hold).
     ///
     /// # Errors
     /// [`RecordFault`] for a record that is none of a log of events.
@@ -177,7 +177,7 @@ impl Events {
         record: &EventsRecord,
         parts: impl IntoIterator<Item = EventsPart>,
     ) -> Result<(), RecordFault> {
-        let restored = Log::restore(options.log_bytes_max, record, parts)?;
+        let restored = EventLog::restore(options.log_bytes_max, record, parts)?;
         let mut log = self.log.lock();
         *log = restored;
         *self.epoch.lock() = record.epoch.to_string();
@@ -195,7 +195,7 @@ impl Events {
         tokio::time::timeout(patience, Arc::clone(&self.sending).lock_owned()).await.ok()
     }
 
-    /// The log of events: its numbers, then all of it, as [`Events::restore`] takes it. Call it when shards tell nothing any
+    /// The log of events: its numbers, then all of it, as [`EventsHandle::restore`] takes it. Call it when shards tell nothing any
     /// more and no batch is under way; what is still in the queue is numbered now.
     pub fn to_records(&self) -> (EventsRecord, Vec<EventsPart>) {
         while self.take_some() {}
@@ -223,11 +223,11 @@ impl Events {
     }
 
     /// What comes after `after`, at most `limit` events. Begins with a gap when that is not there any more.
-    pub fn page(&self, after: u64, limit: usize) -> Page {
+    pub fn page(&self, after: u64, limit: usize) -> EventsPage {
         let log = self.log.lock();
         let mut events = Vec::new();
         log.write(after, limit, PAGE_BYTES_MAX, wall_ms(), &mut events);
-        Page { first: log.first(), last: log.last(), events }
+        EventsPage { first: log.first(), last: log.last(), events }
     }
 
     /// Until everything told so far is accepted. Without an endpoint nothing ever is, and this ends at once.
@@ -251,7 +251,7 @@ impl Events {
         self.queue.is_empty() && log.last() == *self.accepted.borrow()
     }
 
-    async fn collect(self: Arc<Events>) {
+    async fn collect(self: Arc<EventsHandle>) {
         let mut is_behind = true;
         loop {
             tokio::select! {
@@ -298,7 +298,7 @@ impl Events {
         true
     }
 
-    async fn send(self: Arc<Events>) {
+    async fn send(self: Arc<EventsHandle>) {
         let mut grown = self.grown.subscribe();
         let mut options = self.options.subscribe();
         options.mark_changed();
@@ -308,7 +308,7 @@ impl Events {
             if options.has_changed().unwrap_or(false) {
                 let current = options.borrow_and_update().clone();
                 // What cannot be made was refused when the options came.
-                sender = Sender::new(&current).ok().flatten();
+                sender = EventSender::new(&current).ok().flatten();
                 batch_max = current.batch_max;
                 again = None;
             }
@@ -354,7 +354,7 @@ impl Events {
     }
 }
 
-impl std::fmt::Debug for Events {
+impl std::fmt::Debug for EventsHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Events").field("epoch", &self.epoch()).field("counts", &self.counts).finish()
     }
@@ -363,7 +363,7 @@ impl std::fmt::Debug for Events {
 /// The events of this node, if there are any yet: another configuration may begin to tell them.
 #[derive(Clone, Debug, Default)]
 pub struct EventsPlace {
-    events: Arc<OnceLock<Arc<Events>>>,
+    events: Arc<OnceLock<Arc<EventsHandle>>>,
     kept: KeptPlace,
 }
 
@@ -372,16 +372,16 @@ impl EventsPlace {
         EventsPlace { events: Arc::default(), kept }
     }
 
-    pub fn get(&self) -> Option<&Arc<Events>> {
+    pub fn get(&self) -> Option<&Arc<EventsHandle>> {
         self.events.get()
     }
 
     /// Once: they go on when the configuration names no kinds any more. Call it on the runtime that is to send them.
     ///
     /// # Errors
-    /// As [`Events::start`].
+    /// As [`EventsHandle::start`].
     pub fn start(&self, options: &EventOptions) -> io::Result<()> {
-        let _ = self.events.set(Events::start(options, self.kept.take())?);
+        let _ = self.events.set(EventsHandle::start(options, self.kept.take())?);
         Ok(())
     }
 }
@@ -393,7 +393,7 @@ pub struct EventMetrics(pub EventsPlace);
 impl Collector for EventMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let Some(events) = self.0.get() else { return Ok(()) };
-        let Events { counts, log, .. } = &**events;
+        let EventsHandle { counts, log, .. } = &**events;
         let help = "Events numbered, by type";
         let zero = ConstCounter::new(0u64);
         let mut family = encoder.encode_descriptor("events", help, None, zero.metric_type())?;

@@ -18,7 +18,7 @@ const QUEUE_BYTES_MAX: usize = 32 << 20;
 // Places are made at once: the memory plan counts them.
 const _: () = assert!(QUEUE_EVENTS_MAX * size_of::<Event>() + QUEUE_BYTES_MAX <= EVENT_QUEUE_BYTES as usize);
 
-pub struct Queue {
+pub struct EventQueue {
     /// Bound: `QUEUE_EVENTS_MAX`; a full queue loses the event, which is counted.
     places: ArrayQueue<Event>,
     bytes: AtomicUsize,
@@ -27,9 +27,9 @@ pub struct Queue {
     wake: Notify,
 }
 
-impl Queue {
-    pub fn new() -> Queue {
-        Queue {
+impl EventQueue {
+    pub fn new() -> EventQueue {
+        EventQueue {
             places: ArrayQueue::new(QUEUE_EVENTS_MAX),
             bytes: AtomicUsize::new(0),
             asleep: AtomicBool::new(false),
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn it_is_full_by_number_and_by_bytes_and_empties_again() {
-        let queue = Queue::new();
+        let queue = EventQueue::new();
         for round in 0..2 {
             let pushed = (0..).take_while(|_| queue.push(message(1)).is_ok()).count();
             assert_eq!(pushed, QUEUE_EVENTS_MAX, "round {round}");

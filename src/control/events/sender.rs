@@ -30,7 +30,7 @@ pub struct EventBatch {
     pub body: Bytes,
 }
 
-pub struct Sender {
+pub struct EventSender {
     client: Client,
     endpoint: String,
     headers: HeaderMap,
@@ -42,18 +42,18 @@ pub struct Sender {
     limit: LogLimit,
 }
 
-impl Sender {
+impl EventSender {
     /// `None`: events go nowhere.
     ///
     /// # Errors
     /// When the endpoint cannot be spoken to from this machine at all.
-    pub fn new(options: &EventOptions) -> reqwest::Result<Option<Sender>> {
+    pub fn new(options: &EventOptions) -> reqwest::Result<Option<EventSender>> {
         let Some(endpoint) = &options.endpoint else { return Ok(None) };
         let mut headers: HeaderMap = options.headers.iter().cloned().collect();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // One batch at a time needs one connection.
         let reach = Reach { endpoint, http2: false, authorities: options.authorities.as_ref(), idle_max: 1 };
-        Ok(Some(Sender {
+        Ok(Some(EventSender {
             client: outbound::client(reach)?,
             endpoint: endpoint.to_string(),
             headers,
@@ -67,7 +67,7 @@ impl Sender {
         }))
     }
 
-    /// One attempt. False: it is to be tried again after [`Sender::pause`].
+    /// One attempt. False: it is to be tried again after [`EventSender::pause`].
     pub async fn deliver(&mut self, batch: &EventBatch) -> bool {
         let mut request = self
             .client

@@ -36,7 +36,7 @@ fn hooks(address: SocketAddr, change: impl FnOnce(&mut HookOptions)) -> Hooks {
     Hooks::new(&[config::Hook { name: "b".into(), options }]).unwrap()
 }
 
-fn hook(hooks: &Hooks) -> Arc<Hook> {
+fn hook(hooks: &Hooks) -> Arc<HookClient> {
     Arc::clone(&hooks.by_name.read()["b"])
 }
 

@@ -30,7 +30,7 @@ pub struct BreakerOptions {
 pub struct Round(u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum BreakerChange {
     Opened,
     Closed,
 }
@@ -39,18 +39,18 @@ pub enum Change {
 pub struct Breaker {
     options: BreakerOptions,
     round: u64,
-    state: State,
+    state: BreakerState,
 }
 
 #[derive(Debug)]
-enum State {
-    Closed(Window),
+enum BreakerState {
+    Closed(BreakerWindow),
     Open { next_probe: Time },
 }
 
 /// What was answered in each of the last seconds.
 #[derive(Debug, Default)]
-struct Window {
+struct BreakerWindow {
     seconds: [Second; WINDOW_SECONDS as usize],
 }
 
@@ -63,16 +63,16 @@ struct Second {
 
 impl Breaker {
     pub fn new(options: BreakerOptions) -> Breaker {
-        Breaker { options, round: 0, state: State::Closed(Window::default()) }
+        Breaker { options, round: 0, state: BreakerState::Closed(BreakerWindow::default()) }
     }
 
     pub fn is_open(&self) -> bool {
-        matches!(self.state, State::Open { .. })
+        matches!(self.state, BreakerState::Open { .. })
     }
 
     /// Takes a hook call that is going to be asked now; `None`: it must not be.
     pub fn admit(&mut self, now: Time) -> Option<Round> {
-        if let State::Open { next_probe } = &mut self.state {
+        if let BreakerState::Open { next_probe } = &mut self.state {
             if now < *next_probe {
                 return None;
             }
@@ -82,18 +82,18 @@ impl Breaker {
     }
 
     /// Takes the outcome of a hook call of `round`.
-    pub fn record(&mut self, round: Round, well: bool, now: Time) -> Option<Change> {
+    pub fn record(&mut self, round: Round, well: bool, now: Time) -> Option<BreakerChange> {
         if round.0 != self.round {
             return None;
         }
         match &mut self.state {
-            State::Open { .. } if well => {
+            BreakerState::Open { .. } if well => {
                 self.round += 1;
-                self.state = State::Closed(Window::default());
-                Some(Change::Closed)
+                self.state = BreakerState::Closed(BreakerWindow::default());
+                Some(BreakerChange::Closed)
             }
-            State::Open { .. } => None,
-            State::Closed(window) => {
+            BreakerState::Open { .. } => None,
+            BreakerState::Closed(window) => {
                 window.add(well, now);
                 let (answers, failures) = window.sums(now);
                 let reached =
@@ -102,14 +102,14 @@ impl Breaker {
                     return None;
                 }
                 self.round += 1;
-                self.state = State::Open { next_probe: now + self.options.probe_interval };
-                Some(Change::Opened)
+                self.state = BreakerState::Open { next_probe: now + self.options.probe_interval };
+                Some(BreakerChange::Opened)
             }
         }
     }
 }
 
-impl Window {
+impl BreakerWindow {
     fn add(&mut self, well: bool, now: Time) {
         let number = second_of(now);
         let second = &mut self.seconds[(number % WINDOW_SECONDS) as usize];
@@ -160,13 +160,13 @@ mod tests {
         fail(&mut breaker, QUESTIONS_MIN - 1, at(0));
         assert!(!breaker.is_open(), "too few to say");
         let round = breaker.admit(at(1)).unwrap();
-        assert_eq!(breaker.record(round, false, at(1)), Some(Change::Opened));
+        assert_eq!(breaker.record(round, false, at(1)), Some(BreakerChange::Opened));
         assert_eq!(breaker.admit(at(500)), None);
         let first = breaker.admit(at(501)).expect("a probe");
         assert_eq!(breaker.admit(at(501)), None, "one in an interval");
         let second = breaker.admit(at(1001)).expect("the first one hangs and holds up nobody");
         assert_eq!(breaker.record(first, false, at(1100)), None);
-        assert_eq!(breaker.record(second, true, at(1101)), Some(Change::Closed));
+        assert_eq!(breaker.record(second, true, at(1101)), Some(BreakerChange::Closed));
         assert!(breaker.admit(at(1101)).is_some() && breaker.admit(at(1101)).is_some());
     }
 
@@ -241,7 +241,7 @@ mod tests {
                     if model_round == model.round {
                         if model.open {
                             if well {
-                                expected = Some(Change::Closed);
+                                expected = Some(BreakerChange::Closed);
                             }
                         } else {
                             model.outcomes.push((now_ms / 1000, well));
@@ -250,14 +250,14 @@ mod tests {
                             let failures = model.outcomes.iter().filter(recent).filter(|o| !o.1).count();
                             let share = failures as f64 / answers as f64 * 100.0;
                             if !well && answers >= 10 && share >= f64::from(percent) - 1e-9 {
-                                expected = Some(Change::Opened);
+                                expected = Some(BreakerChange::Opened);
                             }
                         }
                     }
                     if let Some(change) = expected {
                         model.round += 1;
                         model.outcomes.clear();
-                        model.open = change == Change::Opened;
+                        model.open = change == BreakerChange::Opened;
                         model.last_probe_ms = now_ms;
                     }
                     assert_eq!(change, expected, "seed {seed} at {now_ms} ms");

@@ -9,7 +9,7 @@ const QUOTED_BYTES_MAX: usize = 200;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum HookFault {
     // Trouble of the backend.
     /// No connection: refused, no such host, no route, TLS that cannot be agreed on.
     Unreachable(String),
@@ -41,51 +41,51 @@ pub enum Fault {
     WaitTimeout,
 }
 
-impl Fault {
+impl HookFault {
     /// The fault of a request that got no answer.
-    pub fn of_request(error: &reqwest::Error) -> Fault {
+    pub fn of_request(error: &reqwest::Error) -> HookFault {
         let what = quoted(&deepest(error));
         if error.is_connect() {
-            return Fault::Unreachable(what);
+            return HookFault::Unreachable(what);
         }
         if error.is_timeout() {
-            return Fault::Timeout;
+            return HookFault::Timeout;
         }
         let mut source = std::error::Error::source(error);
         while let Some(cause) = source {
             if cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
-                return Fault::NotHttp(what);
+                return HookFault::NotHttp(what);
             }
             source = cause.source();
         }
-        Fault::Closed(what)
+        HookFault::Closed(what)
     }
 
-    pub fn of_body(fault: &BodyFault) -> Fault {
+    pub fn of_body(fault: &BodyFault) -> HookFault {
         match fault {
-            BodyFault::TooLong => Fault::TooLong,
-            BodyFault::Cut(error) if error.is_timeout() => Fault::Timeout,
-            BodyFault::Cut(error) => Fault::Cut(quoted(&deepest(error))),
+            BodyFault::TooLong => HookFault::TooLong,
+            BodyFault::Cut(error) if error.is_timeout() => HookFault::Timeout,
+            BodyFault::Cut(error) => HookFault::Cut(quoted(&deepest(error))),
         }
     }
 
     /// Its name in metrics and logs: a closed list.
     pub fn cause(&self) -> &'static str {
         match self {
-            Fault::Unreachable(_) => "unreachable",
-            Fault::Closed(_) => "closed",
-            Fault::Cut(_) => "cut",
-            Fault::NotHttp(_) => "not_http",
-            Fault::Timeout => "timeout",
-            Fault::Status(_) => "status",
-            Fault::Redirect(_) => "redirect",
-            Fault::TooLong => "too_long",
-            Fault::NotJson(_) => "not_json",
-            Fault::WrongShape(_) => "wrong_shape",
-            Fault::UnknownCode(_) => "unknown_code",
-            Fault::BreakerOpen => "breaker_open",
-            Fault::WaitFull => "wait_full",
-            Fault::WaitTimeout => "wait_timeout",
+            HookFault::Unreachable(_) => "unreachable",
+            HookFault::Closed(_) => "closed",
+            HookFault::Cut(_) => "cut",
+            HookFault::NotHttp(_) => "not_http",
+            HookFault::Timeout => "timeout",
+            HookFault::Status(_) => "status",
+            HookFault::Redirect(_) => "redirect",
+            HookFault::TooLong => "too_long",
+            HookFault::NotJson(_) => "not_json",
+            HookFault::WrongShape(_) => "wrong_shape",
+            HookFault::UnknownCode(_) => "unknown_code",
+            HookFault::BreakerOpen => "breaker_open",
+            HookFault::WaitFull => "wait_full",
+            HookFault::WaitTimeout => "wait_timeout",
         }
     }
 
@@ -93,44 +93,48 @@ impl Fault {
     /// wrong it is: a backend that refuses one client's nonsense with 400 must not be closed to all others.
     pub fn is_trouble(&self) -> bool {
         match self {
-            Fault::Unreachable(_) | Fault::Closed(_) | Fault::Cut(_) | Fault::NotHttp(_) | Fault::Timeout => {
-                true
-            }
-            Fault::Status(status) => *status >= 500 || *status == 429,
+            HookFault::Unreachable(_)
+            | HookFault::Closed(_)
+            | HookFault::Cut(_)
+            | HookFault::NotHttp(_)
+            | HookFault::Timeout => true,
+            HookFault::Status(status) => *status >= 500 || *status == 429,
             _ => false,
         }
     }
 
     /// Whether the backend has more to do than it can: it is asked fewer hook calls at a time then.
     pub fn is_strain(&self) -> bool {
-        matches!(self, Fault::Timeout | Fault::Status(429 | 503))
+        matches!(self, HookFault::Timeout | HookFault::Status(429 | 503))
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for HookFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::Unreachable(what) => write!(f, "the backend cannot be reached: {what}"),
-            Fault::Closed(what) => write!(f, "the backend closed the connection without an answer: {what}"),
-            Fault::Cut(what) => write!(f, "the backend's answer was cut short: {what}"),
-            Fault::NotHttp(what) => write!(f, "the backend does not speak HTTP: {what}"),
-            Fault::Timeout => f.write_str("the backend did not answer in time"),
-            Fault::Status(status) => write!(f, "the backend answered with HTTP status {status}"),
-            Fault::Redirect(status) => {
+            HookFault::Unreachable(what) => write!(f, "the backend cannot be reached: {what}"),
+            HookFault::Closed(what) => {
+                write!(f, "the backend closed the connection without an answer: {what}")
+            }
+            HookFault::Cut(what) => write!(f, "the backend's answer was cut short: {what}"),
+            HookFault::NotHttp(what) => write!(f, "the backend does not speak HTTP: {what}"),
+            HookFault::Timeout => f.write_str("the backend did not answer in time"),
+            HookFault::Status(status) => write!(f, "the backend answered with HTTP status {status}"),
+            HookFault::Redirect(status) => {
                 write!(f, "the backend answered with HTTP status {status}: redirects are not followed")
             }
-            Fault::TooLong => f.write_str("the backend's answer is too long"),
-            Fault::NotJson(what) => write!(f, "the backend's answer is not JSON: {what}"),
-            Fault::WrongShape(what) => write!(f, "the backend's answer has a wrong shape: {what}"),
-            Fault::UnknownCode(code) => {
+            HookFault::TooLong => f.write_str("the backend's answer is too long"),
+            HookFault::NotJson(what) => write!(f, "the backend's answer is not JSON: {what}"),
+            HookFault::WrongShape(what) => write!(f, "the backend's answer has a wrong shape: {what}"),
+            HookFault::UnknownCode(code) => {
                 write!(
                     f,
                     "the backend answered with the code {code}: errors have 400 to 1999, disconnects 4000 to 4999"
                 )
             }
-            Fault::BreakerOpen => f.write_str("the backend is taken for down and is not asked"),
-            Fault::WaitFull => f.write_str("too many hook calls wait for the backend"),
-            Fault::WaitTimeout => f.write_str("the hook call waited for its turn too long"),
+            HookFault::BreakerOpen => f.write_str("the backend is taken for down and is not asked"),
+            HookFault::WaitFull => f.write_str("too many hook calls wait for the backend"),
+            HookFault::WaitTimeout => f.write_str("the hook call waited for its turn too long"),
         }
     }
 }

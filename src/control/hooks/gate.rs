@@ -14,21 +14,21 @@ use crate::base::time::Time;
 
 /// Counts what is taken from a bound and gives it back when dropped.
 #[derive(Debug)]
-pub struct Budget {
+pub struct HookBudget {
     taken: AtomicUsize,
     max: usize,
 }
 
-/// A part of a [`Budget`].
+/// A part of a [`HookBudget`].
 #[derive(Debug)]
 pub struct Share {
-    budget: Arc<Budget>,
+    budget: Arc<HookBudget>,
     amount: usize,
 }
 
-impl Budget {
-    pub fn new(max: usize) -> Arc<Budget> {
-        Arc::new(Budget { taken: AtomicUsize::new(0), max })
+impl HookBudget {
+    pub fn new(max: usize) -> Arc<HookBudget> {
+        Arc::new(HookBudget { taken: AtomicUsize::new(0), max })
     }
 
     /// `None` when the bound does not leave so much.
@@ -62,13 +62,13 @@ impl Drop for Share {
 
 /// Lets so many through at a time, the others in the order in which they came.
 #[derive(Debug)]
-pub struct Gate {
+pub struct HookGate {
     semaphore: Arc<Semaphore>,
-    pace: Mutex<Pace>,
+    pace: Mutex<GatePace>,
 }
 
 #[derive(Debug)]
-struct Pace {
+struct GatePace {
     max: u32,
     limit: u32,
     /// Slots that are out and must not come back, because the limit was lowered meanwhile.
@@ -81,31 +81,31 @@ struct Pace {
 
 /// The right to ask one hook call. Given back when dropped.
 #[derive(Debug)]
-pub struct Slot {
-    gate: Arc<Gate>,
+pub struct GateSlot {
+    gate: Arc<HookGate>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Gate {
-    pub fn new(max: u32) -> Arc<Gate> {
-        Arc::new(Gate {
+impl HookGate {
+    pub fn new(max: u32) -> Arc<HookGate> {
+        Arc::new(HookGate {
             semaphore: Arc::new(Semaphore::new(max as usize)),
-            pace: Mutex::new(Pace { max, limit: max, owed: 0, good: 0, lowered: None }),
+            pace: Mutex::new(GatePace { max, limit: max, owed: 0, good: 0, lowered: None }),
         })
     }
 
     /// A slot that nobody waits for.
-    pub fn try_enter(self: &Arc<Self>) -> Option<Slot> {
+    pub fn try_enter(self: &Arc<Self>) -> Option<GateSlot> {
         // Slots that come back go to those who wait first: there is none to take while somebody does.
         let permit = Arc::clone(&self.semaphore).try_acquire_owned().ok()?;
-        Some(Slot { gate: Arc::clone(self), permit: Some(permit) })
+        Some(GateSlot { gate: Arc::clone(self), permit: Some(permit) })
     }
 
     /// The next slot, after those who came before.
-    pub async fn enter(self: &Arc<Self>) -> Slot {
+    pub async fn enter(self: &Arc<Self>) -> GateSlot {
         // The semaphore is never closed; without a permit the slot would be one too many, for one hook call.
         let permit = Arc::clone(&self.semaphore).acquire_owned().await.ok();
-        Slot { gate: Arc::clone(self), permit }
+        GateSlot { gate: Arc::clone(self), permit }
     }
 
     pub fn limit(&self) -> u32 {
@@ -144,7 +144,7 @@ impl Gate {
     }
 }
 
-impl Drop for Slot {
+impl Drop for GateSlot {
     fn drop(&mut self) {
         let Some(permit) = self.permit.take() else { return };
         let mut pace = self.gate.pace.lock();
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_budget_never_gives_more_than_it_has() {
-        let budget = Budget::new(10);
+        let budget = HookBudget::new(10);
         let mut share = budget.take(4).unwrap();
         assert!(share.grow(5) && !share.grow(2));
         assert_eq!(budget.taken(), 9);
@@ -178,9 +178,9 @@ mod tests {
 
     #[test]
     fn strain_halves_the_limit_once_and_good_answers_raise_it() {
-        let gate = Gate::new(8);
+        let gate = HookGate::new(8);
         let at = Time::from_millis;
-        let slots: Vec<Slot> = (0..8).map(|_| gate.try_enter().unwrap()).collect();
+        let slots: Vec<GateSlot> = (0..8).map(|_| gate.try_enter().unwrap()).collect();
         assert!(gate.try_enter().is_none());
         for _ in 0..8 {
             gate.strained(at(1), at(10));
@@ -189,7 +189,7 @@ mod tests {
         gate.strained(at(11), at(12));
         assert_eq!(gate.limit(), 2);
         drop(slots);
-        let slots: Vec<Slot> = std::iter::from_fn(|| gate.try_enter()).collect();
+        let slots: Vec<GateSlot> = std::iter::from_fn(|| gate.try_enter()).collect();
         assert_eq!(slots.len(), 2);
         gate.well();
         assert_eq!(gate.limit(), 2);
@@ -212,8 +212,8 @@ mod tests {
     fn slots_are_neither_lost_nor_made() {
         for seed in 0..200 {
             let mut random = fastrand::Rng::with_seed(seed);
-            let gate = Gate::new(random.u32(1..20));
-            let mut out: Vec<Slot> = Vec::new();
+            let gate = HookGate::new(random.u32(1..20));
+            let mut out: Vec<GateSlot> = Vec::new();
             for step in 0..500u64 {
                 match random.u8(..4) {
                     0 => out.extend(gate.try_enter()),

@@ -16,11 +16,11 @@ use crate::base::trace::{TRACEPARENT, TraceContext};
 use crate::config;
 use crate::config::WhenUnavailable;
 use crate::config::hooks::{DISCONNECT_CODES, StatusCode, static_header};
-use crate::control::hooks::breaker::{Breaker, BreakerOptions, Change, Round};
-use crate::control::hooks::fault::{Fault, quoted};
-use crate::control::hooks::gate::{Budget, Gate, Share, Slot};
+use crate::control::hooks::breaker::{Breaker, BreakerChange, BreakerOptions, Round};
+use crate::control::hooks::fault::{HookFault, quoted};
+use crate::control::hooks::gate::{GateSlot, HookBudget, HookGate, Share};
 use crate::control::hooks::metrics::HookMetrics;
-use crate::control::hooks::wire::{self, Encoding};
+use crate::control::hooks::wire::{self, HookEncoding};
 use crate::control::outbound::{self, Reach, read_body, read_body_while};
 use crate::session::hook_call::{Answer, Denied, HookCall, HookRequest};
 use crate::telemetry::LogLimit;
@@ -40,14 +40,14 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const DRAIN_BYTES_MAX: usize = 64 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
-pub struct Hook {
+pub struct HookClient {
     /// What it was made of.
     pub settings: config::Hook,
     pub name: String,
     pub metrics: HookMetrics,
     client: Client,
     url: Url,
-    encoding: Encoding,
+    encoding: HookEncoding,
     /// Of every hook call.
     headers: HeaderMap,
     /// Names of the client's fields that go along, in lower case.
@@ -61,45 +61,45 @@ pub struct Hook {
     breaker: Mutex<Breaker>,
     /// Wakes those in line when the breaker opens: they need not wait for their turn to be refused.
     opened: Notify,
-    gate: Arc<Gate>,
+    gate: Arc<HookGate>,
     /// Places in line, and what stands there, in bytes.
-    line: Arc<Budget>,
-    line_bytes: Arc<Budget>,
+    line: Arc<HookBudget>,
+    line_bytes: Arc<HookBudget>,
     /// Answers that are being read, in bytes.
-    answers_bytes: Arc<Budget>,
+    answers_bytes: Arc<HookBudget>,
     log: Mutex<LogLimit>,
     started: Instant,
 }
 
 /// The right to be asked, now or later.
-pub enum Turn {
-    Now(Slot),
-    Waits(Place),
+pub enum HookTurn {
+    Now(GateSlot),
+    Waits(HookPlace),
 }
 
 /// A place in line.
-pub struct Place {
-    hook: Arc<Hook>,
+pub struct HookPlace {
+    hook: Arc<HookClient>,
     _place: Share,
     _bytes: Share,
 }
 
-impl Drop for Place {
+impl Drop for HookPlace {
     fn drop(&mut self) {
         self.hook.metrics.waiting.dec();
     }
 }
 
 /// What the backend said, and with which HTTP status.
-struct Said {
+struct HookSaid {
     answer: Result<Answer, Denied>,
     status: u16,
 }
 
-impl Hook {
+impl HookClient {
     /// # Errors
     /// What is wrong with the hook's settings; the configuration's own checks have found it before.
-    pub fn new(hook: &config::Hook, metrics: HookMetrics, started: Instant) -> Result<Hook, String> {
+    pub fn new(hook: &config::Hook, metrics: HookMetrics, started: Instant) -> Result<HookClient, String> {
         let options = &hook.options;
         let url: Url = options.endpoint.parse().map_err(|error| format!("endpoint: {error}"))?;
         let mut headers = HeaderMap::new();
@@ -118,13 +118,13 @@ impl Hook {
             idle_max: options.in_flight_max as usize,
         };
         metrics.limit.set(i64::from(options.in_flight_max));
-        Ok(Hook {
+        Ok(HookClient {
             settings: hook.clone(),
             name: hook.name.clone(),
             metrics,
             client: outbound::client(reach).map_err(|error| outbound::deepest(&error))?,
             url,
-            encoding: Encoding {
+            encoding: HookEncoding {
                 include_connection_meta: options.include_connection_meta,
                 binary: options.binary_encoding,
             },
@@ -141,10 +141,10 @@ impl Hook {
                 probe_interval: options.probe_interval,
             })),
             opened: Notify::new(),
-            gate: Gate::new(options.in_flight_max),
-            line: Budget::new(options.wait_max as usize),
-            line_bytes: Budget::new(WAITING_BYTES_MAX),
-            answers_bytes: Budget::new(ANSWERS_BYTES_MAX),
+            gate: HookGate::new(options.in_flight_max),
+            line: HookBudget::new(options.wait_max as usize),
+            line_bytes: HookBudget::new(WAITING_BYTES_MAX),
+            answers_bytes: HookBudget::new(ANSWERS_BYTES_MAX),
             log: Mutex::new(LogLimit::default()),
             started,
         })
@@ -160,34 +160,34 @@ impl Hook {
     }
 
     /// Lets a hook call in, to be asked at once or to wait in line; `None` when the line is full.
-    pub fn enter(self: &Arc<Self>, hook_call: &HookCall) -> Option<Turn> {
+    pub fn enter(self: &Arc<Self>, hook_call: &HookCall) -> Option<HookTurn> {
         if let Some(slot) = self.gate.try_enter() {
-            return Some(Turn::Now(slot));
+            return Some(HookTurn::Now(slot));
         }
         let place = self.line.take(1)?;
         let bytes = self.line_bytes.take(wire::weight(hook_call))?;
         self.metrics.waiting.inc();
-        Some(Turn::Waits(Place { hook: Arc::clone(self), _place: place, _bytes: bytes }))
+        Some(HookTurn::Waits(HookPlace { hook: Arc::clone(self), _place: place, _bytes: bytes }))
     }
 
     /// Waits for the hook call's turn, asks it, and tells breaker and gate how it went.
     pub async fn ask(
         self: &Arc<Self>,
         hook_call: &HookCall,
-        turn: Turn,
+        turn: HookTurn,
         trace: Option<TraceContext>,
-    ) -> Result<Result<Answer, Denied>, Fault> {
+    ) -> Result<Result<Answer, Denied>, HookFault> {
         let (slot, round) = self.turn(turn).await?;
         let asked = self.now();
-        let mut under_way = UnderWay { hook: Arc::clone(self), round, asked, over: false, _slot: slot };
+        let mut under_way = HookUnderWay { hook: Arc::clone(self), round, asked, over: false, _slot: slot };
         self.metrics.in_flight.inc();
         let outcome = match tokio::time::timeout(self.timeout, self.exchange(hook_call, trace)).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Fault::Timeout),
+            Err(_) => Err(HookFault::Timeout),
         };
         let (trouble, strain) = match &outcome {
             Ok(said) => {
-                let status = Fault::Status(said.status);
+                let status = HookFault::Status(said.status);
                 (said.status != 200 && status.is_trouble(), status.is_strain())
             }
             Err(fault) => (fault.is_trouble(), fault.is_strain()),
@@ -198,32 +198,36 @@ impl Hook {
 
     /// The right to ask now: with a slot, or as the probe of an open breaker. A probe needs no slot: those that are out
     /// may be held by hook calls that hang.
-    async fn turn(&self, turn: Turn) -> Result<(Option<Slot>, Round), Fault> {
+    async fn turn(&self, turn: HookTurn) -> Result<(Option<GateSlot>, Round), HookFault> {
         // Made before the breaker is looked at, so that no opening is missed.
         let opened = self.opened.notified();
         {
             let mut breaker = self.breaker.lock();
             if breaker.is_open() {
-                return breaker.admit(self.now()).map(|round| (None, round)).ok_or(Fault::BreakerOpen);
+                return breaker.admit(self.now()).map(|round| (None, round)).ok_or(HookFault::BreakerOpen);
             }
         }
         let since = self.now();
         let slot = match turn {
-            Turn::Now(slot) => slot,
-            Turn::Waits(_place) => tokio::select! {
+            HookTurn::Now(slot) => slot,
+            HookTurn::Waits(_place) => tokio::select! {
                 slot = self.gate.enter() => slot,
-                () = opened => return Err(Fault::BreakerOpen),
-                () = tokio::time::sleep(self.wait_timeout) => return Err(Fault::WaitTimeout),
+                () = opened => return Err(HookFault::BreakerOpen),
+                () = tokio::time::sleep(self.wait_timeout) => return Err(HookFault::WaitTimeout),
             },
         };
         let now = self.now();
         self.metrics.waited.observe(now.since(since).as_secs_f64());
-        let round = self.breaker.lock().admit(now).ok_or(Fault::BreakerOpen)?;
+        let round = self.breaker.lock().admit(now).ok_or(HookFault::BreakerOpen)?;
         Ok((Some(slot), round))
     }
 
     /// The hook call and its answer over HTTP, asked again where that is safe.
-    async fn exchange(&self, hook_call: &HookCall, trace: Option<TraceContext>) -> Result<Said, Fault> {
+    async fn exchange(
+        &self,
+        hook_call: &HookCall,
+        trace: Option<TraceContext>,
+    ) -> Result<HookSaid, HookFault> {
         let body = Bytes::from(wire::encode(hook_call, self.encoding));
         let mut headers = self.headers_for(hook_call);
         if let Some(trace) = trace
@@ -236,8 +240,8 @@ impl Hook {
             let outcome = self.post(body.clone(), headers.clone(), &hook_call.hook_request).await;
             let again = match &outcome {
                 // Nothing was sent.
-                Err(Fault::Unreachable(_)) => true,
-                Err(Fault::Closed(_)) => wire::is_repeatable(&hook_call.hook_request),
+                Err(HookFault::Unreachable(_)) => true,
+                Err(HookFault::Closed(_)) => wire::is_repeatable(&hook_call.hook_request),
                 _ => false,
             };
             if !again || retries == 0 {
@@ -249,9 +253,14 @@ impl Hook {
         }
     }
 
-    async fn post(&self, body: Bytes, headers: HeaderMap, hook_request: &HookRequest) -> Result<Said, Fault> {
+    async fn post(
+        &self,
+        body: Bytes,
+        headers: HeaderMap,
+        hook_request: &HookRequest,
+    ) -> Result<HookSaid, HookFault> {
         let request = self.client.post(self.url.clone()).headers(headers).body(body);
-        let response = request.send().await.map_err(|error| Fault::of_request(&error))?;
+        let response = request.send().await.map_err(|error| HookFault::of_request(&error))?;
         let status = response.status().as_u16();
         if status == 200 {
             let coding = response.headers().get(header::CONTENT_ENCODING);
@@ -261,18 +270,18 @@ impl Hook {
                 drain(response).await;
                 let what =
                     format!("is compressed ({coding}), which was not asked for: Accept-Encoding is identity");
-                return Err(Fault::WrongShape(what));
+                return Err(HookFault::WrongShape(what));
             }
-            let mut share = self.answers_bytes.take(0).ok_or(Fault::TooLong)?;
+            let mut share = self.answers_bytes.take(0).ok_or(HookFault::TooLong)?;
             let body = read_body_while(response, ANSWER_BYTES_MAX, |more| share.grow(more)).await;
-            let body = body.map_err(|fault| Fault::of_body(&fault))?;
-            return Ok(Said { answer: wire::decode(hook_request, &body)?, status });
+            let body = body.map_err(|fault| HookFault::of_body(&fault))?;
+            return Ok(HookSaid { answer: wire::decode(hook_request, &body)?, status });
         }
         drain(response).await;
         match self.statuses.iter().find(|rule| rule.status == status) {
-            Some(rule) => Ok(Said { answer: Err(denied(rule)), status }),
-            None if (300..400).contains(&status) => Err(Fault::Redirect(status)),
-            None => Err(Fault::Status(status)),
+            Some(rule) => Ok(HookSaid { answer: Err(denied(rule)), status }),
+            None if (300..400).contains(&status) => Err(HookFault::Redirect(status)),
+            None => Err(HookFault::Status(status)),
         }
     }
 
@@ -295,17 +304,17 @@ impl Hook {
     }
 
     /// Logs `fault`, once for each cause and minute.
-    pub fn log(&self, kind: &'static str, fault: &Fault) {
+    pub fn log(&self, kind: &'static str, fault: &HookFault) {
         if let Some(held_back) = self.log.lock().allow(fault.cause(), self.now()) {
             let (hook, cause) = (&self.name, fault.cause());
             tracing::warn!(hook, kind, cause, held_back, "hook: {fault}");
         }
     }
 
-    fn take_change(&self, change: Change) {
+    fn take_change(&self, change: BreakerChange) {
         let (cause, open) = match change {
-            Change::Opened => ("breaker opened", true),
-            Change::Closed => ("breaker closed", false),
+            BreakerChange::Opened => ("breaker opened", true),
+            BreakerChange::Closed => ("breaker closed", false),
         };
         self.metrics.open.set(i64::from(open));
         if open {
@@ -332,15 +341,15 @@ impl Hook {
 }
 
 /// A hook call that the backend has. Dropped early, it was cancelled.
-struct UnderWay {
-    hook: Arc<Hook>,
+struct HookUnderWay {
+    hook: Arc<HookClient>,
     round: Round,
     asked: Time,
     over: bool,
-    _slot: Option<Slot>,
+    _slot: Option<GateSlot>,
 }
 
-impl UnderWay {
+impl HookUnderWay {
     fn end(&mut self, trouble: bool, strain: bool) {
         self.over = true;
         let hook = &self.hook;
@@ -365,7 +374,7 @@ impl UnderWay {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for HookUnderWay {
     fn drop(&mut self) {
         let hook = &self.hook;
         hook.metrics.in_flight.dec();

@@ -31,19 +31,19 @@ use tokio::time::Instant;
 use crate::base::trace::{TRACEPARENT, TraceContext};
 use crate::config;
 use crate::control::deliver::deliver;
-use crate::control::hooks::fault::Fault;
-use crate::control::hooks::hook::{Hook, Turn};
+use crate::control::hooks::fault::HookFault;
+use crate::control::hooks::hook::{HookClient, HookTurn};
 use crate::control::hooks::metrics::HooksMetrics;
 use crate::control::traces::{Begun, Tracer};
 use crate::session::hook_call::{Answer, Cancel, Denied, HookCall, Waiting};
 use crate::shard::control_request::{BackendReply, Busy};
 
 /// Hooks that are ready to be asked.
-pub struct HooksByName(HashMap<String, Arc<Hook>>);
+pub struct HooksByName(HashMap<String, Arc<HookClient>>);
 
 /// Every hook of the configuration.
 pub struct Hooks {
-    by_name: RwLock<HashMap<String, Arc<Hook>>>,
+    by_name: RwLock<HashMap<String, Arc<HookClient>>>,
     metrics: HooksMetrics,
 }
 
@@ -53,7 +53,7 @@ impl Hooks {
     pub fn new(hooks: &[config::Hook]) -> io::Result<Hooks> {
         let (metrics, started) = (HooksMetrics::default(), Instant::now());
         let by_name = hooks.iter().map(|hook| {
-            let made = Hook::new(hook, metrics.of(&hook.name), started);
+            let made = HookClient::new(hook, metrics.of(&hook.name), started);
             let made = made.map_err(|why| io::Error::other(format!("hook {:?}: {why}", hook.name)))?;
             Ok((hook.name.clone(), Arc::new(made)))
         });
@@ -71,7 +71,7 @@ impl Hooks {
             if by_name.get(&hook.name).is_some_and(|old| old.settings == *hook) {
                 continue;
             }
-            let made = Hook::new(hook, self.metrics.of(&hook.name), Instant::now());
+            let made = HookClient::new(hook, self.metrics.of(&hook.name), Instant::now());
             let made = made.map_err(|why| io::Error::other(format!("hook {:?}: {why}", hook.name)))?;
             by_name.insert(hook.name.clone(), Arc::new(made));
         }
@@ -115,12 +115,12 @@ impl Hooks {
                 // Made here: a task that is cancelled before it began counts too.
                 let span =
                     tracer.and_then(|tracer| Some((Arc::clone(tracer), begin_span(tracer, &hook_call)?)));
-                let tally = Tally { hook: Arc::clone(hook), kind, outcome: "cancelled", span };
+                let tally = HookTally { hook: Arc::clone(hook), kind, outcome: "cancelled", span };
                 runtime.spawn(answer(tally, hook_call, turn, promise))
             }
             None => {
-                hook.log(kind, &Fault::WaitFull);
-                hook.metrics.count(kind, Fault::WaitFull.cause());
+                hook.log(kind, &HookFault::WaitFull);
+                hook.metrics.count(kind, HookFault::WaitFull.cause());
                 if !hook.lets_in() {
                     promise.0 = None;
                     return Err(Busy);
@@ -130,20 +130,20 @@ impl Hooks {
                 runtime.spawn(async move { promise.keep(Err(unavailable)).await })
             }
         };
-        Ok(Waiting::new(Task(task.abort_handle())))
+        Ok(Waiting::new(HookTask(task.abort_handle())))
     }
 }
 
 /// What is working on a hook call.
-struct Task(AbortHandle);
+struct HookTask(AbortHandle);
 
-impl Cancel for Task {
+impl Cancel for HookTask {
     fn cancel(self: Box<Self>) {
         self.0.abort();
     }
 }
 
-async fn answer(mut tally: Tally, hook_call: HookCall, turn: Turn, promise: Promise) {
+async fn answer(mut tally: HookTally, hook_call: HookCall, turn: HookTurn, promise: Promise) {
     let hook = Arc::clone(&tally.hook);
     let trace = tally.span.as_ref().map(|(_, span)| span.context);
     let answer = match hook.ask(&hook_call, turn, trace).await {
@@ -176,14 +176,14 @@ fn begin_span(tracer: &Tracer, hook_call: &HookCall) -> Option<Begun> {
 }
 
 /// Counts a hook call once, with any outcome.
-struct Tally {
-    hook: Arc<Hook>,
+struct HookTally {
+    hook: Arc<HookClient>,
     kind: &'static str,
     outcome: &'static str,
     span: Option<(Arc<Tracer>, Begun)>,
 }
 
-impl Drop for Tally {
+impl Drop for HookTally {
     fn drop(&mut self) {
         self.hook.metrics.count(self.kind, self.outcome);
         if let Some((tracer, span)) = self.span.take() {

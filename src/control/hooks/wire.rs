@@ -23,7 +23,7 @@ use crate::base::publication::PayloadForm;
 use crate::base::rewind::Rewind;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::certificate::Certificate;
-use crate::control::hooks::fault::{Fault, quoted};
+use crate::control::hooks::fault::{HookFault, quoted};
 use crate::control::wire::{ExceptBody, any_payload, even_null, map, or_default, payload, says_something};
 use crate::session::hook_call::{
     Answer, ConnectAnswer, Denied, Granted, HookCall, HookRequest, PublishAnswer, RefreshAnswer,
@@ -38,7 +38,7 @@ pub const PLACE_BYTES: usize = 1024;
 
 /// What of a hook call the hook's options decide.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Encoding {
+pub struct HookEncoding {
     pub include_connection_meta: bool,
     pub binary: bool,
 }
@@ -79,7 +79,7 @@ pub fn weight(hook_call: &HookCall) -> usize {
 }
 
 /// The body to POST.
-pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
+pub fn encode(hook_call: &HookCall, encoding: HookEncoding) -> Vec<u8> {
     let HookCall { caller, hook_request, .. } = hook_call;
     let mut object = ObjectWriter::new();
     object.text("client", &caller.client.to_string());
@@ -143,7 +143,7 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
 ///
 /// # Errors
 /// The fault when it is no answer that anybody could act on.
-pub fn decode(hook_request: &HookRequest, body: &[u8]) -> Result<Result<Answer, Denied>, Fault> {
+pub fn decode(hook_request: &HookRequest, body: &[u8]) -> Result<Result<Answer, Denied>, HookFault> {
     let body: &RawValue = serde_json::from_slice(body).map_err(|error| fault_of(&error))?;
     let envelope: Envelope<'_> = read(body.get())?;
     if let Some(disconnect) = envelope.disconnect {
@@ -154,7 +154,7 @@ pub fn decode(hook_request: &HookRequest, body: &[u8]) -> Result<Result<Answer, 
         return Ok(Err(read::<ErrorWire>(error.get())?.checked()?));
     }
     let Some(result) = envelope.result else {
-        return Err(Fault::WrongShape("there is no result, error or disconnect".into()));
+        return Err(HookFault::WrongShape("there is no result, error or disconnect".into()));
     };
     let result = result.get();
     Ok(Ok(match hook_request {
@@ -258,7 +258,7 @@ struct ErrorWire {
 }
 
 impl ErrorWire {
-    fn checked(self) -> Result<Denied, Fault> {
+    fn checked(self) -> Result<Denied, HookFault> {
         let code = code_of(ERROR_CODES, self.code)?;
         within("the message of the error", &self.message, MESSAGE_BYTES_MAX)?;
         Ok(Denied::Error { code, message: self.message.into(), temporary: self.temporary })
@@ -274,21 +274,21 @@ struct DisconnectWire {
 }
 
 impl DisconnectWire {
-    fn checked(self) -> Result<Disconnect, Fault> {
+    fn checked(self) -> Result<Disconnect, HookFault> {
         let code = code_of(DISCONNECT_CODES, self.code)?;
         within("the reason of the disconnect", &self.reason, REASON_BYTES_MAX)?;
         Ok(Disconnect { code, reason: self.reason.into() })
     }
 }
 
-fn code_of(known: RangeInclusive<u16>, code: u64) -> Result<u16, Fault> {
-    u16::try_from(code).ok().filter(|code| known.contains(code)).ok_or(Fault::UnknownCode(code))
+fn code_of(known: RangeInclusive<u16>, code: u64) -> Result<u16, HookFault> {
+    u16::try_from(code).ok().filter(|code| known.contains(code)).ok_or(HookFault::UnknownCode(code))
 }
 
-fn within(what: &str, text: &str, bytes_max: usize) -> Result<(), Fault> {
+fn within(what: &str, text: &str, bytes_max: usize) -> Result<(), HookFault> {
     if text.len() > bytes_max {
         let len = text.len();
-        return Err(Fault::WrongShape(format!("{what} has {len} bytes, {bytes_max} are the most")));
+        return Err(HookFault::WrongShape(format!("{what} has {len} bytes, {bytes_max} are the most")));
     }
     Ok(())
 }
@@ -317,7 +317,7 @@ struct ConnectWire {
 }
 
 impl ConnectWire {
-    fn answer(self) -> Result<ConnectAnswer, Fault> {
+    fn answer(self) -> Result<ConnectAnswer, HookFault> {
         none_of("caps", &self.caps)?;
         let mut granted = BTreeMap::new();
         for channel in self.channels {
@@ -329,7 +329,7 @@ impl ConnectWire {
             granted.insert(channel, grant.unwrap_or_default().granted()?);
         }
         if granted.contains_key("") {
-            return Err(Fault::WrongShape("a channel has no name".into()));
+            return Err(HookFault::WrongShape("a channel has no name".into()));
         }
         within("device", &self.device, DEVICE_BYTES_MAX)?;
         Ok(ConnectAnswer {
@@ -365,11 +365,11 @@ struct GrantedWire {
 }
 
 impl GrantedWire {
-    fn granted(self) -> Result<Granted, Fault> {
+    fn granted(self) -> Result<Granted, HookFault> {
         none_of("allow", &self.allow)?;
         let filter = self.server_tags_filter.filter(|tree| says_something(tree));
         let filter = filter.map(|tree| Filter::parse(tree.get())).transpose();
-        let filter = filter.map_err(|fault| Fault::WrongShape(format!("server_tags_filter: {fault}")))?;
+        let filter = filter.map_err(|fault| HookFault::WrongShape(format!("server_tags_filter: {fault}")))?;
         let info = checked(self.info, &self.b64info)?;
         let data = checked(self.data, &self.b64data)?;
         let (overrides, rewind) = (self.overrides.0, self.rewind);
@@ -432,34 +432,34 @@ impl<'de> Deserialize<'de> for UnixSeconds {
 }
 
 /// A grant that is not held here. Passed over, the backend would take for granted what nobody keeps.
-fn none_of(name: &'static str, grant: &Option<Box<RawValue>>) -> Result<(), Fault> {
+fn none_of(name: &'static str, grant: &Option<Box<RawValue>>) -> Result<(), HookFault> {
     match grant {
         Some(grant) if says_something(grant) => {
-            Err(Fault::WrongShape(format!("{name:?} is a grant that this daemon does not have")))
+            Err(HookFault::WrongShape(format!("{name:?} is a grant that this daemon does not have")))
         }
         _ => Ok(()),
     }
 }
 
-fn read<'r, T: Deserialize<'r>>(object: &'r str) -> Result<T, Fault> {
+fn read<'r, T: Deserialize<'r>>(object: &'r str) -> Result<T, HookFault> {
     serde_json::from_str(object).map(|Object(read)| read).map_err(|error| fault_of(&error))
 }
 
 /// A payload as JSON or as base64 of it.
-fn checked(plain: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, Fault> {
+fn checked(plain: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, HookFault> {
     payload(plain, base64)
-        .map_err(|_| Fault::WrongShape("what stands in b64info or b64data is not base64 of JSON".into()))
+        .map_err(|_| HookFault::WrongShape("what stands in b64info or b64data is not base64 of JSON".into()))
 }
 
-fn wrong(problem: &'static str) -> Fault {
-    Fault::WrongShape(problem.into())
+fn wrong(problem: &'static str) -> HookFault {
+    HookFault::WrongShape(problem.into())
 }
 
-fn fault_of(error: &serde_json::Error) -> Fault {
+fn fault_of(error: &serde_json::Error) -> HookFault {
     let what = quoted(&error.to_string());
     match error.classify() {
-        Category::Data => Fault::WrongShape(what),
-        Category::Syntax | Category::Eof | Category::Io => Fault::NotJson(what),
+        Category::Data => HookFault::WrongShape(what),
+        Category::Syntax | Category::Eof | Category::Io => HookFault::NotJson(what),
     }
 }
 

@@ -55,7 +55,7 @@ fn a_client_is_asked_about_with_its_certificate_and_address() {
     let certificate = ClientCertificate { subject: "CN=a".into(), fingerprint: [7; 32] };
     call.caller.certificate = Some(Arc::new(certificate));
     call.caller.address = Some(std::net::IpAddr::from([192, 0, 2, 7]));
-    let text = String::from_utf8(encode(&call, Encoding::default())).unwrap();
+    let text = String::from_utf8(encode(&call, HookEncoding::default())).unwrap();
     let expected = format!(r#""certificate":{{"subject":"CN=a","fingerprint":"{}"}}"#, "07".repeat(32));
     assert!(text.contains(&expected), "{text}");
     assert!(text.contains(r#""address":"192.0.2.7""#), "{text}");
@@ -64,7 +64,7 @@ fn a_client_is_asked_about_with_its_certificate_and_address() {
 #[test]
 fn hook_calls_have_the_published_shape() {
     let written = |hook_request: HookRequest, include_connection_meta, binary| {
-        String::from_utf8(encode(&hook_call(hook_request), Encoding { include_connection_meta, binary }))
+        String::from_utf8(encode(&hook_call(hook_request), HookEncoding { include_connection_meta, binary }))
             .unwrap()
     };
     const HEAD: &str = concat!(
@@ -204,7 +204,7 @@ fn a_backend_refuses_in_its_own_codes() {
         (r#"{"disconnect":{"code":3999}}"#, 3999),
         (r#"{"disconnect":{"code":5000}}"#, 5000),
     ] {
-        assert_eq!(fault(body), Fault::UnknownCode(code), "{body}");
+        assert_eq!(fault(body), HookFault::UnknownCode(code), "{body}");
     }
 }
 
@@ -235,15 +235,15 @@ fn what_is_no_answer_is_named() {
         &wordy,
     ] {
         let fault = decode(&connect(), body.as_bytes()).unwrap_err();
-        assert!(matches!(fault, Fault::WrongShape(_)), "{body}: {fault:?}");
+        assert!(matches!(fault, HookFault::WrongShape(_)), "{body}: {fault:?}");
         assert!(fault.to_string().len() < 400);
     }
     let deep = format!("{{\"result\":{{\"data\":{}", "[".repeat(100_000));
     for body in ["", "{", "<html>", "{\"result\":{}} x", "{\"result\":{\"data\":tru}}", &deep] {
         let fault = decode(&connect(), body.as_bytes()).unwrap_err();
-        assert!(matches!(fault, Fault::NotJson(_)), "{body:.20}: {fault:?}");
+        assert!(matches!(fault, HookFault::NotJson(_)), "{body:.20}: {fault:?}");
     }
-    assert!(matches!(decode(&rpc(), b"{\"result\":\xff}").unwrap_err(), Fault::NotJson(_)));
+    assert!(matches!(decode(&rpc(), b"{\"result\":\xff}").unwrap_err(), HookFault::NotJson(_)));
 }
 
 /// Cut anywhere, an answer is a fault and never half an answer.
@@ -279,7 +279,7 @@ fn an_empty_list_is_an_empty_object() {
     assert_eq!(answer.subs, [(Arc::from("a"), Granted::default()), (Arc::from("b"), Granted::default())]);
     assert_eq!(ok(&publish(), r#"{"result":{"tags":[]}}"#), Answer::Publish(PublishAnswer::default()));
     for body in [r#"{"result":["ann"]}"#, r#"{"result":{"subs":["a"]}}"#] {
-        assert!(matches!(decode(&connect(), body.as_bytes()), Err(Fault::WrongShape(_))), "{body}");
+        assert!(matches!(decode(&connect(), body.as_bytes()), Err(HookFault::WrongShape(_))), "{body}");
     }
     assert!(decode(&publish(), br#"{"result":{"tags":["a"]}}"#).is_err());
 }
@@ -292,7 +292,7 @@ fn a_grant_that_cannot_be_held_is_a_fault_that_names_it() {
         (subscribe(), r#"{"result":{"allow":["pub"]}}"#, "allow"),
         (subscribe(), r#"{"result":{"server_tags_filter":{"op":"and"}}}"#, "server_tags_filter"),
     ] {
-        let Err(Fault::WrongShape(what)) = decode(&hook_request, body.as_bytes()) else {
+        let Err(HookFault::WrongShape(what)) = decode(&hook_request, body.as_bytes()) else {
             panic!("{body} was taken")
         };
         assert!(what.contains(name), "{what}");

@@ -41,7 +41,7 @@ pub struct Exporter {
 
 /// How the backend of traces is reached.
 #[derive(Debug)]
-pub struct Destination {
+pub struct TraceDestination {
     client: Client,
     url: String,
     headers: HeaderMap,
@@ -50,10 +50,10 @@ pub struct Destination {
     started: Instant,
 }
 
-impl Destination {
+impl TraceDestination {
     /// # Errors
     /// When the endpoint cannot be spoken to from this machine at all.
-    pub fn new(endpoint: &str, settings: &config::Traces) -> reqwest::Result<Destination> {
+    pub fn new(endpoint: &str, settings: &config::Traces) -> reqwest::Result<TraceDestination> {
         let mut headers = HeaderMap::new();
         for text in &settings.static_headers {
             if let Ok((name, value)) = config::hooks::static_header(text.reveal()) {
@@ -62,7 +62,7 @@ impl Destination {
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let reach = Reach { endpoint, http2: false, authorities: settings.ca_file.as_ref(), idle_max: 1 };
-        Ok(Destination {
+        Ok(TraceDestination {
             client: outbound::client(reach)?,
             url: url(endpoint),
             headers,
@@ -93,7 +93,7 @@ fn url(endpoint: &str) -> String {
 
 impl Exporter {
     /// Spans go out from now on. Within a runtime.
-    pub fn start(destination: Destination, resource: Resource) -> Exporter {
+    pub fn start(destination: TraceDestination, resource: Resource) -> Exporter {
         let (queue, spans) = bounded_channel(QUEUE_SPANS_MAX);
         let counts = Arc::<SpanCounts>::default();
         tokio::spawn(run(destination, resource, spans, Arc::clone(&counts)));
@@ -109,7 +109,7 @@ impl Exporter {
 }
 
 async fn run(
-    destination: Destination,
+    destination: TraceDestination,
     resource: Resource,
     // Bound: `QUEUE_SPANS_MAX`.
     mut spans: Receiver<Span>,

@@ -25,8 +25,8 @@ use crate::base::time::Time;
 use crate::base::trace::{TRACEPARENT, TraceContext};
 use crate::config::{self, Config};
 use crate::control::process::shard_time;
-use crate::control::traces::export::{Destination, Exporter};
-use crate::control::traces::otlp::{Attribute, Moment, Resource, Span, SpanKind};
+use crate::control::traces::export::{Exporter, TraceDestination};
+use crate::control::traces::otlp::{Attribute, Resource, Span, SpanKind, SpanMoment};
 use crate::hub::requests::PublishRequest;
 use crate::shard::control_request::trace::{TracedConnect, TracedStage};
 
@@ -56,7 +56,7 @@ pub struct TraceOptions {
 }
 
 /// What a publication has come to, and when by the shards' clock.
-type Moments = Mutex<Vec<(Time, Moment)>>;
+type Moments = Mutex<Vec<(Time, SpanMoment)>>;
 
 #[derive(Debug)]
 pub struct Tracer {
@@ -89,7 +89,7 @@ impl Tracer {
     /// # Errors
     /// When the destination cannot be spoken to from this machine at all.
     pub fn start(options: &TraceOptions, node_name: &str, uid: &str) -> reqwest::Result<Arc<Tracer>> {
-        let destination = Destination::new(&options.endpoint, &options.settings)?;
+        let destination = TraceDestination::new(&options.endpoint, &options.settings)?;
         let resource = Resource { node_name: node_name.to_owned(), uid: uid.to_owned() };
         Ok(Arc::new(Tracer {
             exporter: Exporter::start(destination, resource),
@@ -208,7 +208,7 @@ impl Tracer {
             let Some(moments) = pending.get(&reached.accepted) else { continue };
             let mut moments = moments.lock();
             if moments.len() < MOMENTS_MAX {
-                let moment = Moment {
+                let moment = SpanMoment {
                     name: reached.stage.name(),
                     time_ns: wall_ns(reached.at),
                     attributes: vec![("trunkline.shard", Attribute::Number(reached.shard.0.into()))],

@@ -20,7 +20,7 @@ pub enum Attribute {
 
 /// Something that happened within a span.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Moment {
+pub struct SpanMoment {
     pub name: &'static str,
     pub time_ns: u64,
     pub attributes: Vec<(&'static str, Attribute)>,
@@ -38,7 +38,7 @@ pub struct Span {
     pub start_ns: u64,
     pub end_ns: u64,
     pub attributes: Vec<(&'static str, Attribute)>,
-    pub moments: Vec<Moment>,
+    pub moments: Vec<SpanMoment>,
     /// Why it failed.
     pub error: Option<String>,
 }

@@ -8,7 +8,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::base::bytes::Bytes;
-use crate::config::Tunnel;
+use crate::config::TunnelEntry;
 use crate::config::hooks::static_header;
 use crate::control::outbound::{self, BodyFault, Reach, deepest, read_body};
 
@@ -19,7 +19,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub struct Backend {
     /// What it was made of.
-    pub settings: Tunnel,
+    pub settings: TunnelEntry,
     pub name: String,
     pub timeout: Duration,
     /// Of every request.
@@ -52,7 +52,7 @@ pub struct Answered {
 
 /// Why there is no answer that can be used.
 #[derive(Debug)]
-pub enum Fault {
+pub enum TunnelFault {
     /// Too many others had their turn first.
     NoTurn,
     /// Nothing came in time.
@@ -68,37 +68,39 @@ pub enum Fault {
     NotOurs(&'static str),
 }
 
-impl Fault {
+impl TunnelFault {
     /// For the log, which tells each once a minute.
     pub fn cause(&self) -> &'static str {
         match self {
-            Fault::NoTurn => "no_turn",
-            Fault::Late => "late",
-            Fault::Unreachable(_) => "unreachable",
-            Fault::Body(_) => "body",
-            Fault::Status(_) => "status",
-            Fault::NotText => "not_text",
-            Fault::NotOurs(_) => "not_ours",
+            TunnelFault::NoTurn => "no_turn",
+            TunnelFault::Late => "late",
+            TunnelFault::Unreachable(_) => "unreachable",
+            TunnelFault::Body(_) => "body",
+            TunnelFault::Status(_) => "status",
+            TunnelFault::NotText => "not_text",
+            TunnelFault::NotOurs(_) => "not_ours",
         }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for TunnelFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Fault::NoTurn => f.write_str("it answers too slowly for all who wait (in_flight_max, timeout)"),
-            Fault::Late => f.write_str("no answer in time"),
-            Fault::Unreachable(why) => write!(f, "no connection: {why}"),
-            Fault::Body(fault) => write!(f, "its answer cannot be used: {fault}"),
-            Fault::Status(status) => write!(f, "it answered {status}"),
-            Fault::NotText => f.write_str("its answer calls itself text and is not UTF-8"),
-            Fault::NotOurs(why) => f.write_str(why),
+            TunnelFault::NoTurn => {
+                f.write_str("it answers too slowly for all who wait (in_flight_max, timeout)")
+            }
+            TunnelFault::Late => f.write_str("no answer in time"),
+            TunnelFault::Unreachable(why) => write!(f, "no connection: {why}"),
+            TunnelFault::Body(fault) => write!(f, "its answer cannot be used: {fault}"),
+            TunnelFault::Status(status) => write!(f, "it answered {status}"),
+            TunnelFault::NotText => f.write_str("its answer calls itself text and is not UTF-8"),
+            TunnelFault::NotOurs(why) => f.write_str(why),
         }
     }
 }
 
 impl Backend {
-    pub fn new(tunnel: &Tunnel, answer_bytes_max: usize) -> std::io::Result<Backend> {
+    pub fn new(tunnel: &TunnelEntry, answer_bytes_max: usize) -> std::io::Result<Backend> {
         let options = &tunnel.options;
         let reach = Reach {
             endpoint: &options.endpoint,
@@ -124,10 +126,10 @@ impl Backend {
     }
 
     /// The right to ask. Whoever has waited longest is next.
-    pub async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Fault> {
+    pub async fn turn(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, TunnelFault> {
         match tokio::time::timeout_at(deadline, self.turns.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),
-            _ => Err(Fault::NoTurn),
+            _ => Err(TunnelFault::NoTurn),
         }
     }
 
@@ -137,18 +139,18 @@ impl Backend {
         body: Bytes,
         headers: &HeaderMap,
         patience: Patience,
-    ) -> Result<Answered, Fault> {
+    ) -> Result<Answered, TunnelFault> {
         let mut pause = PAUSE_FIRST;
         loop {
             let until = patience.deadline.min(Instant::now() + patience.each);
             let request = self.client.post(&self.endpoint).headers(headers.clone()).body(body.clone());
             let fault = match tokio::time::timeout_at(until, self.exchange(request)).await {
                 Ok(Ok(answered)) if !is_tried_again(answered.status, patience) => return Ok(answered),
-                Ok(Ok(answered)) => Fault::Status(answered.status),
-                Ok(Err(fault @ Fault::Unreachable(_))) => fault,
+                Ok(Ok(answered)) => TunnelFault::Status(answered.status),
+                Ok(Err(fault @ TunnelFault::Unreachable(_))) => fault,
                 // There was an answer: asking again would be asking twice.
                 Ok(Err(fault)) => return Err(fault),
-                Err(_) => Fault::Late,
+                Err(_) => TunnelFault::Late,
             };
             if Instant::now() + pause >= patience.deadline {
                 return Err(fault);
@@ -158,12 +160,12 @@ impl Backend {
         }
     }
 
-    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Answered, Fault> {
-        let response = request.send().await.map_err(|error| Fault::Unreachable(deepest(&error)))?;
+    async fn exchange(&self, request: reqwest::RequestBuilder) -> Result<Answered, TunnelFault> {
+        let response = request.send().await.map_err(|error| TunnelFault::Unreachable(deepest(&error)))?;
         let status = response.status();
         let kind = response.headers().get(header::CONTENT_TYPE).cloned();
         let body = match status.is_success() {
-            true => read_body(response, self.answer_bytes_max).await.map_err(Fault::Body)?,
+            true => read_body(response, self.answer_bytes_max).await.map_err(TunnelFault::Body)?,
             false => Bytes::new(),
         };
         Ok(Answered { status, kind, body })

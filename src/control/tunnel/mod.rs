@@ -6,7 +6,7 @@
 //!
 //! # On the wire
 //! Everything is POSTed to the tunnel's endpoint with `X-Trunkline-Type` (`connect`, `message` or `close`),
-//! `X-Trunkline-Tunnel`, `X-Trunkline-Connection`, and `X-Trunkline-User` when the connection has one
+//! `X-Trunkline-TunnelEntry`, `X-Trunkline-Connection`, and `X-Trunkline-User` when the connection has one
 //! (percent-encoded: `decodeURIComponent` gives the name).
 //! - **connect**: JSON `{type, connection, tunnel, user?, authenticated, data?, query, headers{}, subprotocols[]}`.
 //!   2xx lets the client in; its body may be empty or JSON `{user?, subprotocol?, message?}`. 401 and other 4xx refuse
@@ -40,12 +40,12 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
 use crate::base::json::object;
 use crate::base::time::Time;
-use crate::config::Tunnel;
+use crate::config::TunnelEntry;
 use crate::config::reload::PlacedTunnel;
 use crate::control::certificate::Certificate;
 use crate::control::metrics::TunnelCounts;
-use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
-use crate::control::tunnel::tickets::{Ticket, Tickets};
+use crate::control::tunnel::backend::{Answered, Backend, Patience, TunnelFault};
+use crate::control::tunnel::tickets::{Tickets, TunnelTicket};
 use crate::record::{RecordFault, TicketsPart};
 use crate::session::hook_call::{Cancel, Waiting};
 use crate::session::tunnel::{Hello, Payload, TunnelAdmission, TunnelAnswer, TunnelCall, TunnelRequest};
@@ -86,7 +86,7 @@ impl Tunnels {
     /// # Errors
     /// When an endpoint is `https` and this machine has no root certificates.
     pub fn new(
-        tunnels: &[Tunnel],
+        tunnels: &[TunnelEntry],
         answer_bytes_max: usize,
         counts: TunnelCounts,
     ) -> std::io::Result<Tunnels> {
@@ -304,7 +304,7 @@ impl Tunnels {
         })
     }
 
-    fn restore(&self, ticket: Option<Ticket>) {
+    fn restore(&self, ticket: Option<TunnelTicket>) {
         if let Some(ticket) = ticket {
             self.tickets.restore(ticket);
         }
@@ -328,12 +328,14 @@ impl Tunnels {
                 return Ok(None);
             }
             if !answered.status.is_success() {
-                return Err(Fault::Status(answered.status));
+                return Err(TunnelFault::Status(answered.status));
             }
             if answered.body.is_empty() {
                 return Ok(Some(None));
             }
-            payload(answered.kind.as_ref(), answered.body).map(|said| Some(Some(said))).ok_or(Fault::NotText)
+            payload(answered.kind.as_ref(), answered.body)
+                .map(|said| Some(Some(said)))
+                .ok_or(TunnelFault::NotText)
         });
         match said {
             Ok(Some(said)) => {
@@ -374,7 +376,7 @@ impl Tunnels {
     }
 
     /// Once for each cause and minute, whatever a crowd of clients makes happen.
-    fn complain(&self, kind: &'static str, backend: &Backend, fault: &Fault) {
+    fn complain(&self, kind: &'static str, backend: &Backend, fault: &TunnelFault) {
         let now = Time::from_millis(self.started.elapsed().as_millis() as u64);
         if let Some(held_back) = self.log.lock().allow(fault.cause(), now) {
             tracing::warn!(
@@ -471,24 +473,26 @@ fn admission(
     answered: &Answered,
     backend: &Backend,
     hello: &Hello,
-) -> Result<Result<TunnelAdmission, u16>, Fault> {
+) -> Result<Result<TunnelAdmission, u16>, TunnelFault> {
     match answered.status {
         StatusCode::UNAUTHORIZED => return Ok(Err(401)),
-        StatusCode::TOO_MANY_REQUESTS => return Err(Fault::Status(answered.status)),
+        StatusCode::TOO_MANY_REQUESTS => return Err(TunnelFault::Status(answered.status)),
         status if status.is_client_error() => return Ok(Err(403)),
-        status if !status.is_success() => return Err(Fault::Status(status)),
+        status if !status.is_success() => return Err(TunnelFault::Status(status)),
         _ => {}
     }
     let answer = match &answered.body {
         body if body.is_empty() => TunnelConnectAnswer::default(),
-        body => object(body).map_err(|_| Fault::NotOurs("the answer to connect is not of its shape"))?,
+        body => {
+            object(body).map_err(|_| TunnelFault::NotOurs("the answer to connect is not of its shape"))?
+        }
     };
     let offered = |name: &str| hello.subprotocols.iter().find(|offered| &***offered == name);
     let subprotocol = match answer.subprotocol.as_deref().filter(|name| !name.is_empty()) {
         // A client fails a connection with one that it has not offered.
-        Some(chosen) => {
-            Some(offered(chosen).ok_or(Fault::NotOurs("the subprotocol is none that the client offers"))?)
-        }
+        Some(chosen) => Some(
+            offered(chosen).ok_or(TunnelFault::NotOurs("the subprotocol is none that the client offers"))?,
+        ),
         None => hello
             .subprotocols
             .iter()
@@ -496,7 +500,7 @@ fn admission(
     };
     let user = answer.user.filter(|user| !user.is_empty());
     if user.as_deref().is_some_and(|user| !is_user(user)) {
-        return Err(Fault::NotOurs("the user has more than 255 bytes or control characters"));
+        return Err(TunnelFault::NotOurs("the user has more than 255 bytes or control characters"));
     }
     let message = answer.message.map(|message| {
         // A text is itself; anything else is its JSON.

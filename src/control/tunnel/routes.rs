@@ -153,7 +153,7 @@ async fn command(app: &App, id: &str, command: TunnelCommand) -> Response {
 }
 
 #[derive(Serialize)]
-struct Standing<'s> {
+struct TunnelStandingAnswer<'s> {
     connection: &'s str,
     tunnel: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -167,8 +167,8 @@ struct Standing<'s> {
     bytes_owed: usize,
 }
 
-fn described<'s>(app: &App, id: &'s str, standing: &'s TunnelStanding) -> Standing<'s> {
-    Standing {
+fn described<'s>(app: &App, id: &'s str, standing: &'s TunnelStanding) -> TunnelStandingAnswer<'s> {
+    TunnelStandingAnswer {
         connection: id,
         tunnel: app.tunnels.backend(standing.tunnel).name.clone(),
         user: standing.user.as_deref(),
@@ -190,7 +190,7 @@ struct TicketBody {
 }
 
 #[derive(Serialize)]
-struct Issued<'i> {
+struct IssuedTicket<'i> {
     ticket: &'i str,
     url: String,
     /// Unix seconds.
@@ -229,7 +229,7 @@ async fn issue(State(app): State<Arc<App>>, Path(name): Path<String>, request: R
         Ok(ticket) => {
             let url = format!("/tunnel/{name}?ticket={ticket}");
             let mut response =
-                json(StatusCode::OK, &Issued { ticket: &ticket, url, expires_at: now_s + ttl_s });
+                json(StatusCode::OK, &IssuedTicket { ticket: &ticket, url, expires_at: now_s + ttl_s });
             response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             response
         }

@@ -27,7 +27,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A ticket that was made and not shown yet.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct TunnelTicket {
     key: [u8; 16],
     tunnel: u16,
     expires: Instant,
@@ -36,7 +36,7 @@ pub struct Ticket {
     pub data: Option<Box<RawValue>>,
 }
 
-impl Ticket {
+impl TunnelTicket {
     fn bytes(&self) -> usize {
         self.user.len() + self.data.as_ref().map_or(0, |data| data.get().len())
     }
@@ -55,7 +55,7 @@ pub struct Tickets(Mutex<Table>);
 
 #[derive(Default)]
 struct Table {
-    tickets: HashMap<[u8; 16], Ticket>,
+    tickets: HashMap<[u8; 16], TunnelTicket>,
     bytes: usize,
     swept: Option<Instant>,
 }
@@ -74,7 +74,7 @@ impl Tickets {
     ) -> Result<String, Unissued> {
         let key = secret::bytes().map_err(Unissued::NoRandomness)?;
         let now = Instant::now();
-        let ticket = Ticket { key, tunnel, expires: now + ttl, user, data };
+        let ticket = TunnelTicket { key, tunnel, expires: now + ttl, user, data };
         let mut table = self.0.lock();
         table.sweep(now);
         if table.tickets.len() >= TICKETS_MAX || table.bytes + ticket.bytes() > TICKETS_BYTES_MAX {
@@ -85,7 +85,7 @@ impl Tickets {
     }
 
     /// Takes the ticket out: it is good once. `None` when there is none of that text for that tunnel, or no longer.
-    pub fn redeem(&self, tunnel: u16, shown: &str) -> Option<Ticket> {
+    pub fn redeem(&self, tunnel: u16, shown: &str) -> Option<TunnelTicket> {
         let mut key = [0; 16];
         if URL_SAFE_NO_PAD.decode_slice(shown, &mut key) != Ok(key.len()) {
             return None;
@@ -145,7 +145,7 @@ impl Tickets {
             let left = u64::try_from(record.expires.0).unwrap_or(0);
             let Some(tunnel) = place(&record.tunnel) else { continue };
             let Some(expires) = now.checked_add(Duration::from_nanos(left)) else { continue };
-            let ticket = Ticket { key, tunnel, expires, user: record.user, data };
+            let ticket = TunnelTicket { key, tunnel, expires, user: record.user, data };
             let known = table.tickets.contains_key(&ticket.key);
             if !known
                 && table.tickets.len() < TICKETS_MAX
@@ -158,13 +158,13 @@ impl Tickets {
     }
 
     /// Puts a ticket back whose connection came to nothing by no fault of the client. It expires as before.
-    pub fn restore(&self, ticket: Ticket) {
+    pub fn restore(&self, ticket: TunnelTicket) {
         self.0.lock().insert(ticket);
     }
 }
 
 impl Table {
-    fn insert(&mut self, ticket: Ticket) {
+    fn insert(&mut self, ticket: TunnelTicket) {
         self.bytes += ticket.bytes();
         self.tickets.insert(ticket.key, ticket);
     }
@@ -175,7 +175,7 @@ impl Table {
         }
         self.swept = Some(now);
         self.tickets.retain(|_, ticket| ticket.expires > now);
-        self.bytes = self.tickets.values().map(Ticket::bytes).sum();
+        self.bytes = self.tickets.values().map(TunnelTicket::bytes).sum();
     }
 }
 

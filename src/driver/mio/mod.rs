@@ -20,8 +20,8 @@ use ::mio::net::{TcpListener, TcpStream};
 use ::mio::{Events, Interest, Poll, Token, Waker};
 
 use self::slot::{
-    CLOSING, ENDED, Listener, PEER_ENDED, QUEUED, READABLE, READING, Slot, Source, TELL, WATCHED, WRITABLE,
-    write,
+    CLOSING, ENDED, EventSource, MioListener, MioSlot, PEER_ENDED, QUEUED, READABLE, READING, TELL, WATCHED,
+    WRITABLE, write,
 };
 use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
@@ -30,7 +30,8 @@ use crate::base::limits::LISTENING_SOCKETS_MAX;
 use crate::base::time::Time;
 use crate::driver::sys;
 use crate::driver::{
-    AcceptFailure, Bind, Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake,
+    AcceptFailure, Bind, Driver, DriverEvent, DriverOptions, Lent, SendCause, SendFailure, SendHold,
+    SendPart, SocketEnd, Wake,
 };
 
 /// Readiness taken from the kernel in one wait: 12 bytes each. What is left over comes at the next.
@@ -45,17 +46,17 @@ pub struct MioDriver {
     poll: Poll,
     readiness: Events,
     waker: Arc<MioWaker>,
-    listeners: Vec<Listener>,
+    listeners: Vec<MioListener>,
     sockets_max: u32,
     accepting: bool,
     reads_held: bool,
-    slots: Vec<Slot>,
+    slots: Vec<MioSlot>,
     free: Vec<u32>,
     /// Slots to read, each at most once: those with `QUEUED`.
     /// Bound: one entry for each socket, `sockets_max`.
     readable: VecDeque<u32>,
     /// Made outside of `wait`, for the next one.
-    events: Vec<Event>,
+    events: Vec<DriverEvent>,
     buffers: Box<[u8]>,
     buffer_bytes: usize,
     buffers_free: Vec<u16>,
@@ -89,16 +90,16 @@ impl MioDriver {
                     let mut own = TcpListener::from_std(sys::listen(*address, *ipv6_only, options.socket)?);
                     poll.registry().register(&mut own, Token(LISTENERS + index), Interest::READABLE)?;
                     let address = ListenAddress::Tcp(own.local_addr()?);
-                    (Source::Tcp(own), address)
+                    (EventSource::Tcp(own), address)
                 }
                 Bind::Inherited(_, inherited) => {
                     let mut own = TcpListener::from_std(sys::inherit(inherited, options.socket)?);
                     poll.registry().register(&mut own, Token(LISTENERS + index), Interest::READABLE)?;
-                    (Source::Tcp(own), listener.address())
+                    (EventSource::Tcp(own), listener.address())
                 }
-                Bind::Unix(shared) => (Source::Unix(shared.clone()), listener.address()),
+                Bind::Unix(shared) => (EventSource::Unix(shared.clone()), listener.address()),
             };
-            listeners.push(Listener {
+            listeners.push(MioListener {
                 source: Some(source),
                 place: listener.place(index),
                 address,
@@ -128,7 +129,7 @@ impl MioDriver {
         })
     }
 
-    fn live(&mut self, sock: Sock) -> Option<&mut Slot> {
+    fn live(&mut self, sock: Sock) -> Option<&mut MioSlot> {
         match self.slots.get_mut(sock.slot as usize) {
             Some(slot) if slot.stream.is_some() && slot.generation == sock.generation => Some(slot),
             // Closed, but its event is yet to come: void, as for a driver whose close takes time.
@@ -140,14 +141,14 @@ impl MioDriver {
         }
     }
 
-    fn enqueue(readable: &mut VecDeque<u32>, index: u32, slot: &mut Slot) {
+    fn enqueue(readable: &mut VecDeque<u32>, index: u32, slot: &mut MioSlot) {
         if slot.is(READABLE) && slot.is(READING) && !slot.is(QUEUED) && !slot.is(ENDED) {
             slot.flags |= QUEUED;
             readable.push_back(index);
         }
     }
 
-    fn handle_readiness(&mut self, token: Token, readiness: &Readiness, events: &mut Vec<Event>) {
+    fn handle_readiness(&mut self, token: Token, readiness: &Readiness, events: &mut Vec<DriverEvent>) {
         let (index, generation) =
             (token.0 as u32 & SLOT_MAX, (token.0 as u64 >> SLOT_BITS) as u32 & GENERATION_MASK);
         let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)
@@ -170,20 +171,20 @@ impl MioDriver {
             slot.flags |= WRITABLE;
             if slot.is(WATCHED) {
                 slot.flags &= !WATCHED;
-                events.push(Event::Writable { sock: Sock { slot: index, generation } });
+                events.push(DriverEvent::Writable { sock: Sock { slot: index, generation } });
             }
         }
     }
 
     /// Hands out the events made outside of `wait`. A closed slot is free from here on.
-    fn deliver(&mut self, events: &mut Vec<Event>) {
+    fn deliver(&mut self, events: &mut Vec<DriverEvent>) {
         for event in self.events.drain(..) {
             match &event {
-                Event::Closed { sock } => {
+                DriverEvent::Closed { sock } => {
                     self.slots[sock.slot as usize].flags &= QUEUED;
                     self.free.push(sock.slot);
                 }
-                Event::Writable { sock } => {
+                DriverEvent::Writable { sock } => {
                     let slot = &mut self.slots[sock.slot as usize];
                     // Closed since it was asked for: nothing but `Closed` may come.
                     if slot.generation != sock.generation || slot.stream.is_none() {
@@ -198,7 +199,7 @@ impl MioDriver {
     }
 
     /// Accepts from each listener until no client waits, the table is full, or the bound of one wait is reached.
-    fn accept(&mut self, events: &mut Vec<Event>) {
+    fn accept(&mut self, events: &mut Vec<DriverEvent>) {
         for index in 0..self.listeners.len() {
             for _ in 0..ACCEPTS_MAX {
                 if !self.accepting || !self.listeners[index].acceptable {
@@ -209,30 +210,31 @@ impl MioDriver {
         }
     }
 
-    fn accept_one(&mut self, index: usize, events: &mut Vec<Event>) {
+    fn accept_one(&mut self, index: usize, events: &mut Vec<DriverEvent>) {
         let full = self.free.is_empty() && self.slots.len() as u32 >= self.sockets_max;
-        let Listener { source: Some(source), place, acceptable, addresses, .. } = &mut self.listeners[index]
+        let MioListener { source: Some(source), place, acceptable, addresses, .. } =
+            &mut self.listeners[index]
         else {
             return;
         };
         if full && sys::is_readable(source.as_fd()) {
             // The client stays in the backlog, where the next accept_start finds it.
             self.accept_pause();
-            events.push(Event::AcceptFailed { cause: AcceptFailure::Full });
+            events.push(DriverEvent::AcceptFailed { cause: AcceptFailure::Full });
             return;
         }
         let accepted = match source {
             _ if full => Err(ErrorKind::WouldBlock.into()),
-            Source::Tcp(own) => {
+            EventSource::Tcp(own) => {
                 own.accept().map(|(stream, from)| (stream, addresses.then(|| from.ip().to_canonical())))
             }
             // One kind of stream for all: what is done to it is the same for every socket.
-            Source::Unix(shared) => sys::accept_unix(&**shared).map(|fd| (TcpStream::from(fd), None)),
+            EventSource::Unix(shared) => sys::accept_unix(&**shared).map(|fd| (TcpStream::from(fd), None)),
         };
         let place = *place;
         let queued = match source {
-            Source::Tcp(_) => Ok(()),
-            Source::Unix(shared) => {
+            EventSource::Tcp(_) => Ok(()),
+            EventSource::Unix(shared) => {
                 // One client for each turn: the next is another driver's, unless all others are busy.
                 *acceptable = false;
                 sys::wait_in_turn(self.poll.registry(), &**shared, (LISTENERS + index) as u64)
@@ -249,10 +251,10 @@ impl MioDriver {
         }
     }
 
-    fn accept_failed(&mut self, error: &io::Error, events: &mut Vec<Event>) {
+    fn accept_failed(&mut self, error: &io::Error, events: &mut Vec<DriverEvent>) {
         if let Some(cause) = sys::accept_failure(error.raw_os_error().unwrap_or(libc::EIO)) {
             self.accept_pause();
-            events.push(Event::AcceptFailed { cause });
+            events.push(DriverEvent::AcceptFailed { cause });
         }
     }
 
@@ -261,10 +263,10 @@ impl MioDriver {
         stream: TcpStream,
         listener: ListenerId,
         address: Option<IpAddr>,
-        events: &mut Vec<Event>,
+        events: &mut Vec<DriverEvent>,
     ) -> io::Result<()> {
         let sock = self.register(stream)?;
-        events.push(Event::Accepted { sock, listener, address });
+        events.push(DriverEvent::Accepted { sock, listener, address });
         Ok(())
     }
 
@@ -275,7 +277,7 @@ impl MioDriver {
         let token = Token(((u64::from(generation) << SLOT_BITS) | u64::from(index)) as usize);
         self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let queued = self.slots.get(index as usize).map_or(0, |slot| slot.flags & QUEUED);
-        let slot = Slot { stream: Some(stream), generation, flags: queued };
+        let slot = MioSlot { stream: Some(stream), generation, flags: queued };
         if self.free.pop().is_some() {
             self.slots[index as usize] = slot;
         } else {
@@ -285,7 +287,7 @@ impl MioDriver {
     }
 
     /// Reads once from each readable slot, as far as buffers go. The rest keep their place in the queue.
-    fn read(&mut self, events: &mut Vec<Event>) {
+    fn read(&mut self, events: &mut Vec<DriverEvent>) {
         if self.reads_held {
             return;
         }
@@ -303,7 +305,7 @@ impl MioDriver {
             match stream.read(&mut self.buffers[start..start + self.buffer_bytes]) {
                 Ok(0) => {
                     slot.flags |= ENDED;
-                    events.push(Event::Ended { sock, cause: End::Finished });
+                    events.push(DriverEvent::Ended { sock, cause: SocketEnd::Finished });
                 }
                 Ok(len) => {
                     // A buffer not filled means that the socket is dry: what comes later has an edge of its own
@@ -312,7 +314,7 @@ impl MioDriver {
                         slot.flags &= !READABLE;
                     }
                     self.buffers_free.pop();
-                    events.push(Event::Received { sock, lent: Lent { buffer, len: len as u32 } });
+                    events.push(DriverEvent::Received { sock, lent: Lent { buffer, len: len as u32 } });
                     Self::enqueue(&mut self.readable, index, slot);
                 }
                 Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
@@ -323,7 +325,7 @@ impl MioDriver {
                     }
                     errno => {
                         slot.flags |= ENDED;
-                        events.push(Event::Ended { sock, cause: End::Broken(errno) });
+                        events.push(DriverEvent::Ended { sock, cause: SocketEnd::Broken(errno) });
                     }
                 },
             }
@@ -369,7 +371,7 @@ impl Driver for MioDriver {
     fn accept_pause(&mut self) {
         self.accepting = false;
         for listener in &self.listeners {
-            if let Some(Source::Unix(shared)) = &listener.source {
+            if let Some(EventSource::Unix(shared)) = &listener.source {
                 // Its clients are the other drivers' meanwhile. Nothing else can fail here than what accept_start would
                 // find out.
                 let _ = sys::leave_queue(self.poll.registry(), &**shared);
@@ -407,12 +409,12 @@ impl Driver for MioDriver {
         self.buffers_free.push(lent.buffer);
     }
 
-    fn hold(&mut self, bytes: Bytes) -> Hold {
+    fn hold(&mut self, bytes: Bytes) -> SendHold {
         self.holds.push(bytes);
-        Hold((self.holds.len() - 1) as u32)
+        SendHold((self.holds.len() - 1) as u32)
     }
 
-    fn send(&mut self, sock: Sock, parts: &[Part], tag: u32) {
+    fn send(&mut self, sock: Sock, parts: &[SendPart], tag: u32) {
         if self.live(sock).is_none() {
             return;
         }
@@ -454,7 +456,7 @@ impl Driver for MioDriver {
         if slot.is(WRITABLE) {
             if !slot.is(TELL) {
                 slot.flags |= TELL;
-                self.events.push(Event::Writable { sock });
+                self.events.push(DriverEvent::Writable { sock });
             }
         } else {
             slot.flags |= WATCHED;
@@ -462,7 +464,7 @@ impl Driver for MioDriver {
     }
 
     fn finish(&mut self, sock: Sock) {
-        if let Some(Slot { stream: Some(stream), .. }) = self.live(sock) {
+        if let Some(MioSlot { stream: Some(stream), .. }) = self.live(sock) {
             // An error is a connection already broken, and reading or sending reports that.
             let _ = stream.shutdown(Shutdown::Write);
         }
@@ -473,18 +475,18 @@ impl Driver for MioDriver {
         // Dropping it takes it out of epoll as well.
         slot.stream = None;
         slot.flags = (slot.flags & QUEUED) | CLOSING;
-        self.events.push(Event::Closed { sock });
+        self.events.push(DriverEvent::Closed { sock });
     }
 
     fn reset(&mut self, sock: Sock) {
-        if let Some(Slot { stream: Some(stream), .. }) = self.live(sock) {
+        if let Some(MioSlot { stream: Some(stream), .. }) = self.live(sock) {
             // An error leaves an ordinary close, which is what a broken socket needs.
             let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
             self.close(sock);
         }
     }
 
-    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, events: &mut Vec<DriverEvent>, timeout: Option<Duration>) -> io::Result<()> {
         let accept = self.accepting && self.listeners.iter().any(|listener| listener.acceptable);
         let busy = accept || !(self.readable.is_empty() || self.reads_held) || !self.events.is_empty();
         self.deliver(events);
@@ -530,7 +532,7 @@ impl Driver for MioDriver {
     fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>) {
         for sock in socks {
             exported.push(match self.live(*sock) {
-                Some(Slot { stream: Some(stream), .. }) => stream.as_fd().try_clone_to_owned(),
+                Some(MioSlot { stream: Some(stream), .. }) => stream.as_fd().try_clone_to_owned(),
                 _ => Err(ErrorKind::NotConnected.into()),
             });
         }

@@ -10,12 +10,12 @@ use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
 use crate::base::ids::ListenerId;
 use crate::driver::sys::{self, SEND_BYTES_MAX, SEND_PARTS_MAX};
-use crate::driver::{Part, UnixSocket};
+use crate::driver::{SendPart, UnixSocket};
 
 /// One of the places where clients come in.
-pub(super) struct Listener {
+pub(super) struct MioListener {
     /// `None` after the end.
-    pub(super) source: Option<Source>,
+    pub(super) source: Option<EventSource>,
     /// What its clients are said to come by.
     pub(super) place: ListenerId,
     pub(super) address: ListenAddress,
@@ -25,23 +25,23 @@ pub(super) struct Listener {
     pub(super) acceptable: bool,
 }
 
-pub(super) enum Source {
+pub(super) enum EventSource {
     Tcp(TcpListener),
     Unix(Arc<UnixSocket>),
 }
 
-impl Source {
+impl EventSource {
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Source::Tcp(own) => own.as_fd(),
-            Source::Unix(shared) => shared.as_fd(),
+            EventSource::Tcp(own) => own.as_fd(),
+            EventSource::Unix(shared) => shared.as_fd(),
         }
     }
 }
 
 /// What the driver keeps for a socket.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct MioSlot {
     /// `None` from close on.
     pub(super) stream: Option<TcpStream>,
     pub(super) generation: u32,
@@ -67,7 +67,7 @@ pub(super) const TELL: u32 = 1 << 7;
 /// Closed, and the event of it is yet to come.
 pub(super) const CLOSING: u32 = 1 << 8;
 
-impl Slot {
+impl MioSlot {
     pub(super) fn is(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
@@ -77,7 +77,7 @@ impl Slot {
 const PARTS_FEW: usize = 32;
 
 /// One write of `parts` as far as its bounds go: the bytes tried, and the bytes taken.
-pub(super) fn write(stream: &TcpStream, holds: &[Bytes], parts: &[Part]) -> (usize, io::Result<usize>) {
+pub(super) fn write(stream: &TcpStream, holds: &[Bytes], parts: &[SendPart]) -> (usize, io::Result<usize>) {
     let mut few = [IoSlice::new(&[]); PARTS_FEW];
     let mut many = Vec::new();
     let slices = if parts.len() <= PARTS_FEW {

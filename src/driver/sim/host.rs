@@ -38,7 +38,7 @@ pub struct HostStats {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(super) enum SimReading {
     /// Since `Accepted`.
     NotYet,
     On,
@@ -46,7 +46,7 @@ pub(super) enum Reading {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Watch {
+pub(super) enum SimWatch {
     None,
     Armed,
     /// Will report although there is no room.
@@ -56,8 +56,8 @@ pub(super) enum Watch {
 #[derive(Debug)]
 pub(super) struct Socket {
     pub link: LinkId,
-    pub reading: Reading,
-    pub watch: Watch,
+    pub reading: SimReading,
+    pub watch: SimWatch,
     /// `Ended` was told, or never will be.
     pub ended_told: bool,
     /// When the shard first learnt of the end, by `Ended` or by a failed send: from then on it owes a `close`.
@@ -75,7 +75,7 @@ pub(super) struct Socket {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct SimSlot {
     generation: u32,
     socket: Option<Socket>,
 }
@@ -105,7 +105,7 @@ pub(super) struct Host {
     pub dead: bool,
     /// Commands that are void are found out by a panic.
     pub strict: bool,
-    slots: Vec<Slot>,
+    slots: Vec<SimSlot>,
     free: Vec<u32>,
     generation_first: u32,
 }
@@ -168,7 +168,7 @@ impl Host {
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < self.sockets_max as usize => {
-                self.slots.push(Slot { generation: self.generation_first, socket: None });
+                self.slots.push(SimSlot { generation: self.generation_first, socket: None });
                 self.slots.len() as u32 - 1
             }
             None => return None,
@@ -177,8 +177,8 @@ impl Host {
         assert!(entry.socket.is_none(), "a free slot held a socket");
         entry.socket = Some(Socket {
             link,
-            reading: Reading::NotYet,
-            watch: Watch::None,
+            reading: SimReading::NotYet,
+            watch: SimWatch::None,
             ended_told: false,
             over_at: None,
             finished: false,

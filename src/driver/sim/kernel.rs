@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use crate::base::ids::Sock;
 use crate::base::time::Time;
-use crate::driver::{AcceptFailure, End, Event, Lent, SendCause};
+use crate::driver::{AcceptFailure, DriverEvent, Lent, SendCause, SocketEnd};
 
 use super::faults::happens;
-use super::host::{Reading, Watch};
-use super::link::{LinkId, Place};
+use super::host::{SimReading, SimWatch};
+use super::link::{LinkId, SimPlace};
 use super::world::{Exported, World};
 
 /// The receive buffers of one driver, lent for the length of one read.
@@ -60,7 +60,7 @@ impl World {
         &mut self,
         host: usize,
         buffers: &mut Buffers,
-        events: &mut Vec<Event>,
+        events: &mut Vec<DriverEvent>,
         timeout: Option<Duration>,
     ) {
         self.run_due();
@@ -108,16 +108,16 @@ impl World {
         }
     }
 
-    fn harvest_closed(&mut self, host: usize, events: &mut Vec<Event>) {
+    fn harvest_closed(&mut self, host: usize, events: &mut Vec<DriverEvent>) {
         let host = &mut self.hosts[host];
         for slot in std::mem::take(&mut host.gone) {
             let sock = host.remove(slot);
             host.stats.closed += 1;
-            events.push(Event::Closed { sock });
+            events.push(DriverEvent::Closed { sock });
         }
     }
 
-    fn harvest_accepted(&mut self, host: usize, events: &mut Vec<Event>) {
+    fn harvest_accepted(&mut self, host: usize, events: &mut Vec<DriverEvent>) {
         loop {
             let at = &mut self.hosts[host];
             if at.backlog.is_empty() || (!at.accepting && at.accept_late == 0) {
@@ -142,7 +142,7 @@ impl World {
                     2 => AcceptFailure::Other(libc::ECONNABORTED),
                     _ => AcceptFailure::Other(libc::EPERM),
                 };
-                events.push(Event::AcceptFailed { cause });
+                events.push(DriverEvent::AcceptFailed { cause });
                 return;
             }
             at.accept_late = at.accept_late.saturating_sub(u32::from(!at.accepting));
@@ -150,18 +150,18 @@ impl World {
             let Some(sock) = at.insert(link) else { return };
             at.stats.accepted += 1;
             let at = self.link(link);
-            at.place = Place::Accepted { slot: sock.slot };
+            at.place = SimPlace::Accepted { slot: sock.slot };
             let (listener, from) = (at.listener, at.address);
             let by = &self.hosts[host];
             let told = by.addresses[listener.index()] && by.listeners[listener.index()].tcp().is_some();
-            events.push(Event::Accepted { sock, listener, address: told.then_some(from) });
+            events.push(DriverEvent::Accepted { sock, listener, address: told.then_some(from) });
             if happens(&mut self.prng, self.faults.accept_dead) {
                 self.break_link(link, libc::ECONNRESET);
             }
         }
     }
 
-    fn harvest_ready(&mut self, host: usize, buffers: &mut Buffers, events: &mut Vec<Event>) {
+    fn harvest_ready(&mut self, host: usize, buffers: &mut Buffers, events: &mut Vec<DriverEvent>) {
         let mut turn = std::mem::take(&mut self.hosts[host].ready);
         if self.faults.shuffle {
             self.prng.shuffle(turn.make_contiguous());
@@ -191,7 +191,7 @@ impl World {
         sock: Sock,
         buffers: &mut Buffers,
         buffers_left: &mut usize,
-        events: &mut Vec<Event>,
+        events: &mut Vec<DriverEvent>,
     ) -> bool {
         let World { now, prng, faults, links, hosts, .. } = self;
         let host = &mut hosts[host];
@@ -201,13 +201,13 @@ impl World {
         let socket = host.at(sock.slot).1;
         let link = &mut links[socket.link.0 as usize];
 
-        if socket.watch == Watch::Early || (socket.watch == Watch::Armed && link.writable()) {
-            socket.watch = Watch::None;
+        if socket.watch == SimWatch::Early || (socket.watch == SimWatch::Armed && link.writable()) {
+            socket.watch = SimWatch::None;
             stats.writables += 1;
-            events.push(Event::Writable { sock });
+            events.push(DriverEvent::Writable { sock });
         }
         let mut again = false;
-        if socket.reading == Reading::On && !socket.ended_told && !held {
+        if socket.reading == SimReading::On && !socket.ended_told && !held {
             // One read a socket and wait: a flood is read in turns with the others.
             if link.up.due > 0 && *buffers_left > 0 {
                 let mut len = link.up.due.min(buffer_bytes);
@@ -219,7 +219,7 @@ impl World {
                     link.up.take(buffers.get(&lent));
                     stats.reads += 1;
                     stats.read_bytes += len as u64;
-                    events.push(Event::Received { sock, lent });
+                    events.push(DriverEvent::Received { sock, lent });
                 }
             }
             if link.up.due > 0 {
@@ -228,10 +228,10 @@ impl World {
                 socket.ended_told = true;
                 socket.over_at.get_or_insert(*now);
                 match cause {
-                    End::Finished => stats.ended_finished += 1,
-                    End::Broken(_) => stats.ended_broken += 1,
+                    SocketEnd::Finished => stats.ended_finished += 1,
+                    SocketEnd::Broken(_) => stats.ended_broken += 1,
                 }
-                events.push(Event::Ended { sock, cause });
+                events.push(DriverEvent::Ended { sock, cause });
             }
         }
         host.stats = stats;
@@ -292,7 +292,7 @@ impl World {
 
     pub fn read_start(&mut self, host: usize, sock: Sock) {
         let Some(socket) = self.hosts[host].named(sock, "read_start") else { return };
-        socket.reading = Reading::On;
+        socket.reading = SimReading::On;
         let at = &self.links[socket.link.0 as usize];
         if at.up.due > 0 || at.up_end.is_some() {
             self.hosts[host].mark_ready(sock.slot);
@@ -302,8 +302,8 @@ impl World {
     pub fn read_pause(&mut self, host: usize, sock: Sock) {
         if let Some(socket) = self.hosts[host].named(sock, "read_pause") {
             socket.reading = match socket.reading {
-                Reading::NotYet => Reading::NotYet,
-                Reading::On | Reading::Paused => Reading::Paused,
+                SimReading::NotYet => SimReading::NotYet,
+                SimReading::On | SimReading::Paused => SimReading::Paused,
             };
         }
     }
@@ -311,10 +311,10 @@ impl World {
     pub fn write_watch(&mut self, host: usize, sock: Sock) {
         let early = happens(&mut self.prng, self.faults.writable_early);
         let Some(socket) = self.hosts[host].named(sock, "write_watch") else { return };
-        if socket.watch != Watch::None {
+        if socket.watch != SimWatch::None {
             return;
         }
-        socket.watch = if early { Watch::Early } else { Watch::Armed };
+        socket.watch = if early { SimWatch::Early } else { SimWatch::Armed };
         if early || self.links[socket.link.0 as usize].writable() {
             self.hosts[host].mark_ready(sock.slot);
         }
@@ -346,7 +346,7 @@ impl World {
         let exported = self.exported.values_mut().find(|exported| exported.of == (host, sock));
         let Some(exported) = exported else { return false };
         exported.alone = true;
-        self.link(link).place = Place::OnItsWay;
+        self.link(link).place = SimPlace::OnItsWay;
         true
     }
 
@@ -426,7 +426,7 @@ impl World {
         }
         let socket = self.hosts[host].at(sock.slot).1;
         let (link, adopted) = (socket.link, socket.adopted_from.is_some());
-        if adopted && self.link(link).place != Place::Gone && !self.is_at(link, host, sock.slot) {
+        if adopted && self.link(link).place != SimPlace::Gone && !self.is_at(link, host, sock.slot) {
             self.put(link, host, sock);
         }
     }
@@ -434,12 +434,12 @@ impl World {
     /// Whether the link's events are those of this slot.
     fn is_at(&mut self, link: LinkId, host: usize, slot: u32) -> bool {
         let at = self.link(link);
-        at.host == host && at.place == Place::Accepted { slot }
+        at.host == host && at.place == SimPlace::Accepted { slot }
     }
 
     fn put(&mut self, link: LinkId, host: usize, sock: Sock) {
         let at = self.link(link);
-        (at.host, at.place) = (host, Place::Accepted { slot: sock.slot });
+        (at.host, at.place) = (host, SimPlace::Accepted { slot: sock.slot });
         self.hosts[host].mark_ready(sock.slot);
     }
 
@@ -489,14 +489,14 @@ fn bad_file() -> io::Error {
 }
 
 /// What of an event goes into the fingerprint.
-fn event_mark(event: &Event) -> u64 {
+fn event_mark(event: &DriverEvent) -> u64 {
     let mark = |kind: u64, sock: &Sock, more: u64| kind << 56 | more << 32 | u64::from(sock.slot);
     match event {
-        Event::Accepted { sock, listener, .. } => mark(1, sock, u64::from(listener.0)),
-        Event::AcceptFailed { .. } => 2 << 56,
-        Event::Received { sock, lent } => mark(3, sock, u64::from(lent.len)),
-        Event::Ended { sock, cause } => mark(4, sock, u64::from(*cause == End::Finished)),
-        Event::Writable { sock } => mark(5, sock, 0),
-        Event::Closed { sock } => mark(6, sock, 0),
+        DriverEvent::Accepted { sock, listener, .. } => mark(1, sock, u64::from(listener.0)),
+        DriverEvent::AcceptFailed { .. } => 2 << 56,
+        DriverEvent::Received { sock, lent } => mark(3, sock, u64::from(lent.len)),
+        DriverEvent::Ended { sock, cause } => mark(4, sock, u64::from(*cause == SocketEnd::Finished)),
+        DriverEvent::Writable { sock } => mark(5, sock, 0),
+        DriverEvent::Closed { sock } => mark(6, sock, 0),
     }
 }

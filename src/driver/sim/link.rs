@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::base::ids::ListenerId;
 use crate::base::time::Time;
-use crate::driver::End;
+use crate::driver::SocketEnd;
 
 /// Never reused in a run: an agenda entry of a dead connection finds it dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub enum ClientState {
 
 /// Where a connection's server side is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum SimPlace {
     Coming,
     Backlog,
     /// In its host's table.
@@ -118,7 +118,7 @@ impl Pipe {
 }
 
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct SimLink {
     /// The shard that it landed on; meaningless before it `landed`.
     pub host: usize,
     pub landed: bool,
@@ -126,10 +126,10 @@ pub(super) struct Link {
     pub listener: ListenerId,
     /// Where the client comes from.
     pub address: IpAddr,
-    pub place: Place,
+    pub place: SimPlace,
     pub up: Pipe,
     /// What the server's kernel knows of the client's end; told to the shard when `up` has been read.
-    pub up_end: Option<End>,
+    pub up_end: Option<SocketEnd>,
     pub down: Pipe,
     /// The server's FIN has arrived behind the bytes before it.
     pub down_fin: bool,
@@ -148,15 +148,15 @@ pub(super) struct Client {
     pub inbox: Vec<u8>,
 }
 
-impl Link {
-    pub fn new(now: Time, send_buffer_bytes: usize, window_bytes: usize) -> Link {
+impl SimLink {
+    pub fn new(now: Time, send_buffer_bytes: usize, window_bytes: usize) -> SimLink {
         let pipe = || Pipe { newest_at: now, ..Pipe::default() };
-        Link {
+        SimLink {
             host: 0,
             landed: false,
             listener: ListenerId(0),
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            place: Place::Coming,
+            place: SimPlace::Coming,
             up: pipe(),
             up_end: None,
             down: pipe(),
@@ -173,7 +173,7 @@ impl Link {
     }
 
     pub fn broken(&self) -> bool {
-        matches!(self.up_end, Some(End::Broken(_)))
+        matches!(self.up_end, Some(SocketEnd::Broken(_)))
     }
 
     /// Bytes that the server's kernel takes now.

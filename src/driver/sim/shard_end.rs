@@ -13,14 +13,14 @@ use crate::base::ids::{ListenerId, Sock};
 use crate::base::limits::LISTENERS_MAX;
 use crate::base::time::Time;
 use crate::driver::{
-    Driver, DriverOptions, Event, Hold, Lent, ListenerOptions, Part, SendCause, SendFailure, Wake,
+    Driver, DriverEvent, DriverOptions, Lent, ListenOptions, SendCause, SendFailure, SendHold, SendPart, Wake,
 };
 
 use super::host::Host;
 use super::kernel::Buffers;
 use super::world::{Exported, World};
 
-/// Bits of a [`Hold`] that name the bytes; the rest names the flush, so that a hold kept too long is found out.
+/// Bits of a [`SendHold`] that name the bytes; the rest names the flush, so that a hold kept too long is found out.
 const HOLD_BITS: u32 = 20;
 /// Parts that Linux gathers in one write (UIO_MAXIOV); what is beyond them is not sent.
 const PARTS_MAX: usize = 1024;
@@ -67,7 +67,7 @@ impl SimDriver {
             let world = &mut *world.borrow_mut();
             let index = world.hosts.len();
             let ports = 20_000..;
-            let address = |(listener, port): (&ListenerOptions, u16)| match listener.address() {
+            let address = |(listener, port): (&ListenOptions, u16)| match listener.address() {
                 ListenAddress::Tcp(mut address) => {
                     address.set_port(if address.port() == 0 { port } else { address.port() });
                     ListenAddress::Tcp(address)
@@ -110,8 +110,8 @@ impl SimDriver {
         self.flushes << HOLD_BITS
     }
 
-    fn held(&self, part: &Part) -> &[u8] {
-        let Hold(hold) = part.hold;
+    fn held(&self, part: &SendPart) -> &[u8] {
+        let SendHold(hold) = part.hold;
         assert_eq!(hold & !((1 << HOLD_BITS) - 1), self.hold_mark(), "a hold is used after its flush");
         let bytes = &self.holds[(hold & ((1 << HOLD_BITS) - 1)) as usize];
         &bytes[part.range.start as usize..part.range.end as usize]
@@ -178,13 +178,13 @@ impl Driver for SimDriver {
         self.buffers.give_back(lent);
     }
 
-    fn hold(&mut self, bytes: Bytes) -> Hold {
+    fn hold(&mut self, bytes: Bytes) -> SendHold {
         assert!(self.holds.len() < 1 << HOLD_BITS, "more holds in a flush than a simulated run should need");
         self.holds.push(bytes);
-        Hold(self.hold_mark() | (self.holds.len() as u32 - 1))
+        SendHold(self.hold_mark() | (self.holds.len() as u32 - 1))
     }
 
-    fn send(&mut self, sock: Sock, parts: &[Part], tag: u32) {
+    fn send(&mut self, sock: Sock, parts: &[SendPart], tag: u32) {
         let from = self.staged.len();
         let mut staged = std::mem::take(&mut self.staged);
         for part in parts.iter().take(PARTS_MAX) {
@@ -264,8 +264,8 @@ impl Driver for SimDriver {
         self.end(sock, true);
     }
 
-    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        let kept = events.iter().filter(|event| matches!(event, Event::Received { .. })).count();
+    fn wait(&mut self, events: &mut Vec<DriverEvent>, timeout: Option<Duration>) -> io::Result<()> {
+        let kept = events.iter().filter(|event| matches!(event, DriverEvent::Received { .. })).count();
         assert_eq!(self.buffers.lent(), kept, "lent buffers were not given back before wait");
         assert!(self.queue.is_empty(), "sends were not flushed before wait");
         self.world.borrow_mut().harvest(self.host, &mut self.buffers, events, timeout);

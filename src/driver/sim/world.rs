@@ -8,18 +8,18 @@ use std::time::Duration;
 use crate::base::ids::Sock;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::driver::End;
+use crate::driver::SocketEnd;
 
 use super::faults::{Faults, happens};
-use super::host::{BACKLOG_MAX, Host, Watch};
-use super::link::{ClientState, Link, LinkId, Place};
+use super::host::{BACKLOG_MAX, Host, SimWatch};
+use super::link::{ClientState, LinkId, SimLink, SimPlace};
 
 /// A SYN that meets a full backlog is dropped; Linux sends it again this often before it gives up.
 const SYN_RETRIES_MAX: u32 = 6;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug)]
-enum Due {
+enum WorldDue {
     Syn { link: LinkId, shard: Option<usize>, tries: u32 },
     Up { link: LinkId, len: usize },
     UpFin { link: LinkId },
@@ -33,28 +33,28 @@ enum Due {
 }
 
 /// Ordered by time, then by when it was planned: ties never depend on the heap.
-struct Entry {
+struct WorldEntry {
     at: Time,
     order: u64,
-    due: Due,
+    due: WorldDue,
 }
 
-impl PartialEq for Entry {
-    fn eq(&self, other: &Entry) -> bool {
+impl PartialEq for WorldEntry {
+    fn eq(&self, other: &WorldEntry) -> bool {
         (self.at, self.order) == (other.at, other.order)
     }
 }
 
-impl Eq for Entry {}
+impl Eq for WorldEntry {}
 
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Entry) -> Option<std::cmp::Ordering> {
+impl PartialOrd for WorldEntry {
+    fn partial_cmp(&self, other: &WorldEntry) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Entry {
-    fn cmp(&self, other: &Entry) -> std::cmp::Ordering {
+impl Ord for WorldEntry {
+    fn cmp(&self, other: &WorldEntry) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
     }
 }
@@ -79,9 +79,9 @@ pub(super) struct World {
     pub now: Time,
     pub prng: Prng,
     pub faults: Faults,
-    pub links: Vec<Link>,
+    pub links: Vec<SimLink>,
     pub hosts: Vec<Host>,
-    agenda: BinaryHeap<Reverse<Entry>>,
+    agenda: BinaryHeap<Reverse<WorldEntry>>,
     planned_total: u64,
     /// Mixed from all that happened: equal for equal runs.
     pub fingerprint: u64,
@@ -125,7 +125,7 @@ impl World {
         }
     }
 
-    pub fn link(&mut self, link: LinkId) -> &mut Link {
+    pub fn link(&mut self, link: LinkId) -> &mut SimLink {
         &mut self.links[link.0 as usize]
     }
 
@@ -152,27 +152,27 @@ impl World {
         self.agenda.peek().map(|Reverse(entry)| entry.at)
     }
 
-    fn plan(&mut self, at: Time, due: Due) {
+    fn plan(&mut self, at: Time, due: WorldDue) {
         self.planned_total += 1;
-        self.agenda.push(Reverse(Entry { at, order: self.planned_total, due }));
+        self.agenda.push(Reverse(WorldEntry { at, order: self.planned_total, due }));
     }
 
-    fn happen(&mut self, due: Due) {
+    fn happen(&mut self, due: WorldDue) {
         self.mix(self.now.0);
         if self.trace {
             eprintln!("{:>10} us  {due:?}", self.now.0 / 1000);
         }
         match due {
-            Due::Syn { link, shard, tries } => self.handle_syn(link, shard, tries),
-            Due::Up { link, len } => self.handle_up(link, len),
-            Due::UpFin { link } => self.handle_up_fin(link),
-            Due::UpReset { link } => self.handle_up_reset(link),
-            Due::Down { link, len } => self.handle_down(link, len),
-            Due::DownFin { link } => self.handle_down_fin(link),
-            Due::DownReset { link } => self.handle_down_reset(link),
-            Due::Break { link } => self.break_link(link, libc::ETIMEDOUT),
-            Due::HalfClose { link } => self.client_finish(link),
-            Due::Gone { host, slot } => self.hosts[host].gone.push(slot),
+            WorldDue::Syn { link, shard, tries } => self.handle_syn(link, shard, tries),
+            WorldDue::Up { link, len } => self.handle_up(link, len),
+            WorldDue::UpFin { link } => self.handle_up_fin(link),
+            WorldDue::UpReset { link } => self.handle_up_reset(link),
+            WorldDue::Down { link, len } => self.handle_down(link, len),
+            WorldDue::DownFin { link } => self.handle_down_fin(link),
+            WorldDue::DownReset { link } => self.handle_down_reset(link),
+            WorldDue::Break { link } => self.break_link(link, libc::ETIMEDOUT),
+            WorldDue::HalfClose { link } => self.client_finish(link),
+            WorldDue::Gone { host, slot } => self.hosts[host].gone.push(slot),
         }
     }
 
@@ -212,8 +212,8 @@ impl World {
             left -= len;
             let at = self.arrival(link, direction);
             let due = match direction {
-                Direction::Up => Due::Up { link, len },
-                Direction::Down => Due::Down { link, len },
+                Direction::Up => WorldDue::Up { link, len },
+                Direction::Down => WorldDue::Down { link, len },
             };
             self.plan(at, due);
         }
@@ -225,16 +225,16 @@ impl World {
         let link = LinkId(u32::try_from(self.links.len()).expect("fewer than 2^32 connections in a run"));
         let send_buffer = self.prng.usize(self.faults.send_buffer_bytes.clone());
         let window = self.prng.usize(self.faults.client_window_bytes.clone());
-        self.links.push(Link::new(self.now, send_buffer, window));
+        self.links.push(SimLink::new(self.now, send_buffer, window));
         let at = self.arrival(link, Direction::Up);
-        self.plan(at, Due::Syn { link, shard, tries: 0 });
+        self.plan(at, WorldDue::Syn { link, shard, tries: 0 });
         if happens(&mut self.prng, self.faults.doom_reset) {
             let at = at + Duration::from_micros(self.prng.u64(self.faults.doom_us.clone()));
-            self.plan(at, Due::Break { link });
+            self.plan(at, WorldDue::Break { link });
         }
         if happens(&mut self.prng, self.faults.doom_half_close) {
             let at = at + Duration::from_micros(self.prng.u64(self.faults.doom_us.clone()));
-            self.plan(at, Due::HalfClose { link });
+            self.plan(at, WorldDue::HalfClose { link });
         }
         link
     }
@@ -256,7 +256,7 @@ impl World {
         }
         at.up.finished = true;
         let at = self.arrival(link, Direction::Up);
-        self.plan(at, Due::UpFin { link });
+        self.plan(at, WorldDue::UpFin { link });
     }
 
     pub fn client_reset(&mut self, link: LinkId) {
@@ -272,7 +272,7 @@ impl World {
             true => self.now + self.latency(),
             false => self.arrival(link, Direction::Up),
         };
-        self.plan(at, Due::UpReset { link });
+        self.plan(at, WorldDue::UpReset { link });
     }
 
     /// The client's socket is closed: in order if it had read everything, by a reset otherwise, as Linux does.
@@ -298,7 +298,7 @@ impl World {
     /// The shard, or its kernel, will have nothing to do with `link` any more.
     pub fn server_close(&mut self, link: LinkId, reset: bool) {
         let at = self.link(link);
-        at.place = Place::Gone;
+        at.place = SimPlace::Gone;
         at.up.shrink();
         if at.broken() {
             return;
@@ -316,13 +316,13 @@ impl World {
         if !at.down.finished {
             at.down.finished = true;
             let at = self.arrival(link, Direction::Down);
-            self.plan(at, Due::DownFin { link });
+            self.plan(at, WorldDue::DownFin { link });
         }
     }
 
     /// Closes a connection that no shard took.
     pub fn refuse(&mut self, link: LinkId) {
-        self.link(link).place = Place::Gone;
+        self.link(link).place = SimPlace::Gone;
         self.server_reset(link);
     }
 
@@ -332,7 +332,7 @@ impl World {
             true => self.now + self.latency(),
             false => self.arrival(link, Direction::Down),
         };
-        self.plan(at, Due::DownReset { link });
+        self.plan(at, WorldDue::DownReset { link });
     }
 
     pub fn server_transmit(&mut self, link: LinkId, bytes: &[u8]) {
@@ -357,7 +357,7 @@ impl World {
     pub fn plan_gone(&mut self, host: usize, slot: u32) {
         if happens(&mut self.prng, self.faults.closed_late) {
             let at = self.now + Duration::from_micros(self.prng.u64(self.faults.closed_late_us.clone()));
-            self.plan(at, Due::Gone { host, slot });
+            self.plan(at, WorldDue::Gone { host, slot });
         } else {
             self.hosts[host].gone.push(slot);
         }
@@ -367,7 +367,7 @@ impl World {
 
     fn handle_syn(&mut self, link: LinkId, shard: Option<usize>, tries: u32) {
         if self.link(link).client.state != ClientState::Connecting {
-            self.link(link).place = Place::Gone;
+            self.link(link).place = SimPlace::Gone;
             return;
         }
         let Some(host) = self.listener(shard) else {
@@ -379,14 +379,14 @@ impl World {
                 self.connect_failed(link);
             } else {
                 let at = self.now + Duration::from_secs(1 << tries);
-                self.plan(at, Due::Syn { link, shard, tries: tries + 1 });
+                self.plan(at, WorldDue::Syn { link, shard, tries: tries + 1 });
             }
             return;
         }
         let at = self.link(link);
         at.host = host;
         at.landed = true;
-        at.place = Place::Backlog;
+        at.place = SimPlace::Backlog;
         at.client.state = ClientState::Open;
         self.hosts[host].backlog.push_back(link);
     }
@@ -406,7 +406,7 @@ impl World {
 
     fn connect_failed(&mut self, link: LinkId) {
         let at = self.link(link);
-        at.place = Place::Gone;
+        at.place = SimPlace::Gone;
         at.client.state = ClientState::Refused;
         at.up.finished = true;
         at.up.cut(true);
@@ -418,11 +418,11 @@ impl World {
         if at.up.cut {
             return;
         }
-        if at.place == Place::Gone {
+        if at.place == SimPlace::Gone {
             // Data for a closed socket is answered by a reset.
             at.up.cut(true);
             let at = self.now + self.latency();
-            self.plan(at, Due::DownReset { link });
+            self.plan(at, WorldDue::DownReset { link });
             return;
         }
         at.up.arrive(len);
@@ -432,7 +432,7 @@ impl World {
     fn handle_up_fin(&mut self, link: LinkId) {
         let at = self.link(link);
         if at.up_end.is_none() && !at.up.cut {
-            at.up_end = Some(End::Finished);
+            at.up_end = Some(SocketEnd::Finished);
             self.mark_ready(link);
         }
     }
@@ -447,7 +447,7 @@ impl World {
         let at = self.link(link);
         at.up.cut(lose);
         if !at.broken() {
-            at.up_end = Some(End::Broken(errno));
+            at.up_end = Some(SocketEnd::Broken(errno));
         }
         self.mark_ready(link);
     }
@@ -460,7 +460,7 @@ impl World {
         if at.client.closed {
             at.down.cut(true);
             let at = self.now + self.latency();
-            self.plan(at, Due::UpReset { link });
+            self.plan(at, WorldDue::UpReset { link });
             return;
         }
         at.down.arrive(len);
@@ -489,9 +489,9 @@ impl World {
         if !at.deliver_down() {
             return;
         }
-        if let Place::Accepted { slot } = at.place {
+        if let SimPlace::Accepted { slot } = at.place {
             let host = &mut self.hosts[at.host];
-            if host.at(slot).1.watch == Watch::Armed && at.writable() {
+            if host.at(slot).1.watch == SimWatch::Armed && at.writable() {
                 host.mark_ready(slot);
             }
         }
@@ -499,7 +499,7 @@ impl World {
 
     fn mark_ready(&mut self, link: LinkId) {
         let at = &self.links[link.0 as usize];
-        if let Place::Accepted { slot } = at.place {
+        if let SimPlace::Accepted { slot } = at.place {
             self.hosts[at.host].mark_ready(slot);
         }
     }

@@ -7,7 +7,7 @@ suite_test!(reports_the_peers_fin(64), |h| {
     h.client_send_all(client, b"bye");
     h.rig.client_finish(client);
     h.until("the end", |h| h.seen[&sock].ended.is_some());
-    assert_eq!(h.seen[&sock].ended, Some(End::Finished));
+    assert_eq!(h.seen[&sock].ended, Some(SocketEnd::Finished));
     assert_eq!(h.seen[&sock].received, b"bye");
     h.settle();
 });
@@ -17,7 +17,7 @@ suite_test!(reports_the_peers_reset(64), |h| {
     h.settle();
     h.rig.client_reset(client);
     h.until("the end", |h| h.seen[&sock].ended.is_some());
-    assert!(matches!(h.seen[&sock].ended, Some(End::Broken(errno)) if errno > 0));
+    assert!(matches!(h.seen[&sock].ended, Some(SocketEnd::Broken(errno)) if errno > 0));
     h.settle();
     h.close(sock);
     h.until_closed(sock);
@@ -26,7 +26,7 @@ suite_test!(reports_the_peers_reset(64), |h| {
 suite_test!(a_half_closed_peer_is_still_written_to(64), |h| {
     let (client, sock) = h.connect_reading();
     h.rig.client_finish(client);
-    h.until("the end", |h| h.seen[&sock].ended == Some(End::Finished));
+    h.until("the end", |h| h.seen[&sock].ended == Some(SocketEnd::Finished));
     h.send(sock, b"the answer", 0);
     assert_eq!(h.client_hears(client, 10), b"the answer");
     assert_eq!(h.failures, []);
@@ -44,7 +44,7 @@ suite_test!(finish_ends_the_stream_and_reading_goes_on(64), |h| {
     h.until_received(sock, 8);
     assert_eq!(h.seen[&sock].received, b"and mine");
     h.rig.client_finish(client);
-    h.until("the end", |h| h.seen[&sock].ended == Some(End::Finished));
+    h.until("the end", |h| h.seen[&sock].ended == Some(SocketEnd::Finished));
     h.close(sock);
     h.until_closed(sock);
 });

@@ -74,7 +74,7 @@ suite_test!(an_exported_socket_goes_on_at_another_driver(64), |h| {
         old.flush(&mut Vec::new());
         old.wait(&mut gone, Some(Duration::from_millis(1))).expect("wait");
     }
-    assert_eq!(gone.iter().filter(|event| matches!(event, Event::Closed { .. })).count(), socks.len());
+    assert_eq!(gone.iter().filter(|event| matches!(event, DriverEvent::Closed { .. })).count(), socks.len());
     drop(old);
     let mut received = had;
     for ((client, _), sock) in clients.iter().zip(&adopted) {
@@ -85,7 +85,7 @@ suite_test!(an_exported_socket_goes_on_at_another_driver(64), |h| {
         h.send(*sock, b"from the new", 1);
         assert_eq!(h.client_hears(*client, 12), b"from the new");
         h.rig.client_finish(*client);
-        h.until("the end", |h| h.seen[sock].ended == Some(End::Finished));
+        h.until("the end", |h| h.seen[sock].ended == Some(SocketEnd::Finished));
         h.close(*sock);
         h.until_closed(*sock);
         assert_eq!(h.client_hears_to_the_end(*client), (Vec::new(), Heard::Finished));
@@ -135,7 +135,7 @@ suite_test!(what_is_given_up_goes_on_at_the_other(64), |h| {
         old.flush(&mut Vec::new());
         old.wait(&mut gone, Some(Duration::from_millis(1))).expect("wait");
     }
-    assert!(matches!(gone[..], [Event::Closed { sock: closed }] if closed == sock), "{gone:?}");
+    assert!(matches!(gone[..], [DriverEvent::Closed { sock: closed }] if closed == sock), "{gone:?}");
     h.driver().read_start(adopted[0]);
     h.client_send_all(client, b"hello");
     h.until_received(adopted[0], 5);
@@ -184,7 +184,7 @@ suite_test!(what_both_have_closed_has_ended(64), |h| {
         old.flush(&mut Vec::new());
         old.wait(&mut gone, Some(Duration::from_millis(1))).expect("wait");
     }
-    assert!(matches!(gone[..], [Event::Closed { sock: closed }] if closed == sock), "{gone:?}");
+    assert!(matches!(gone[..], [DriverEvent::Closed { sock: closed }] if closed == sock), "{gone:?}");
     // It was never read here.
     h.close(adopted[0]);
     h.until_closed(adopted[0]);

@@ -63,7 +63,7 @@ pub(in crate::driver) fn a_unix_socket_is_read_to_its_end<R: Rig>() {
         h.settle();
         h.driver().read_start(sock);
         h.until("the end", |h| h.seen[&sock].ended.is_some());
-        assert_eq!(h.seen[&sock].ended, Some(End::Finished));
+        assert_eq!(h.seen[&sock].ended, Some(SocketEnd::Finished));
         assert_same(&h.seen[&sock].received, &bytes);
         // It still reads: a send is cut at what its kernel takes, and goes on when it is writable.
         let answer = pattern(LARGE_BYTES);
@@ -148,7 +148,7 @@ pub(in crate::driver) fn says_where_clients_come_from_if_asked<R: Rig>() {
     const CLIENTS: u8 = 40;
     let folder = tempfile::tempdir().expect("a folder");
     let unix = UnixSocket::bind(&folder.path().join("driver.sock"), 0o600).expect("bound");
-    let asked = |options: ListenerOptions| ListenerOptions { addresses: true, ..options };
+    let asked = |options: ListenOptions| ListenOptions { addresses: true, ..options };
     let Some(mut h) = Harness::<R>::with_listeners(256, vec![asked(tcp()), tcp(), asked(unix.into())]) else {
         eprintln!("skipped: this machine forbids the driver");
         return;

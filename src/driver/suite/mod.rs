@@ -19,7 +19,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::{
-    AcceptFailure, Driver, DriverOptions, End, Event, Hold, ListenerOptions, Part, SendCause, SendFailure,
+    AcceptFailure, Driver, DriverEvent, DriverOptions, ListenOptions, SendCause, SendFailure, SendHold,
+    SendPart, SocketEnd,
 };
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ListenerId, Sock};
@@ -192,7 +193,7 @@ const LARGE_BYTES: usize = 24 << 20;
 struct Seen {
     received: Vec<u8>,
     reads: u32,
-    ended: Option<End>,
+    ended: Option<SocketEnd>,
     writable: u32,
     closed: bool,
     close_asked: bool,
@@ -213,7 +214,7 @@ struct Harness<R: Rig> {
     failures: Vec<SendFailure>,
     /// Received in the last tick.
     reads_in_tick: usize,
-    events: Vec<Event>,
+    events: Vec<DriverEvent>,
     events_total: usize,
 }
 
@@ -222,7 +223,7 @@ impl<R: Rig> Harness<R> {
         Harness::with_listeners(sockets_max, vec![tcp()])
     }
 
-    fn with_listeners(sockets_max: u32, listeners: Vec<ListenerOptions>) -> Option<Harness<R>> {
+    fn with_listeners(sockets_max: u32, listeners: Vec<ListenOptions>) -> Option<Harness<R>> {
         let rig = R::try_new(options(sockets_max, listeners))?;
         let mut harness = Harness {
             rig,
@@ -257,15 +258,15 @@ impl<R: Rig> Harness<R> {
         for event in events.drain(..) {
             self.events_total += 1;
             match event {
-                Event::Accepted { sock, listener, address } => {
+                DriverEvent::Accepted { sock, listener, address } => {
                     let fresh = self.seen.insert(sock, Seen::default()).is_none();
                     assert!(fresh, "{sock:?} accepted twice");
                     self.accepted.push(sock);
                     self.came_by.push(listener);
                     self.came_from.push(address);
                 }
-                Event::AcceptFailed { cause } => self.accept_failures.push(cause),
-                Event::Received { sock, lent } => {
+                DriverEvent::AcceptFailed { cause } => self.accept_failures.push(cause),
+                DriverEvent::Received { sock, lent } => {
                     assert!(!read.contains(&sock), "{sock:?} read twice in one wait");
                     read.push(sock);
                     let bytes = self.rig.driver().received(&lent).to_vec();
@@ -276,12 +277,12 @@ impl<R: Rig> Harness<R> {
                     seen.reads += 1;
                     self.driver().give_back(lent);
                 }
-                Event::Ended { sock, cause } => {
+                DriverEvent::Ended { sock, cause } => {
                     let before = self.open(sock).ended.replace(cause);
                     assert!(before.is_none(), "{sock:?} ended twice");
                 }
-                Event::Writable { sock } => self.open(sock).writable += 1,
-                Event::Closed { sock } => {
+                DriverEvent::Writable { sock } => self.open(sock).writable += 1,
+                DriverEvent::Closed { sock } => {
                     let seen = self.seen.get_mut(&sock).expect("closed, but never accepted");
                     assert!(seen.close_asked, "{sock:?} closed without being asked");
                     assert!(!seen.closed, "{sock:?} closed twice");
@@ -374,7 +375,7 @@ impl<R: Rig> Harness<R> {
         (heard, end)
     }
 
-    fn hold(&mut self, bytes: &[u8]) -> Hold {
+    fn hold(&mut self, bytes: &[u8]) -> SendHold {
         self.driver().hold(Bytes::copy_from_slice(bytes))
     }
 
@@ -415,7 +416,7 @@ impl<R: Rig> Harness<R> {
     }
 }
 
-fn options(sockets_max: u32, listeners: Vec<ListenerOptions>) -> DriverOptions {
+fn options(sockets_max: u32, listeners: Vec<ListenOptions>) -> DriverOptions {
     DriverOptions {
         listeners,
         sockets_max,
@@ -426,12 +427,12 @@ fn options(sockets_max: u32, listeners: Vec<ListenerOptions>) -> DriverOptions {
 }
 
 /// A listener on loopback, at a port that is free.
-fn tcp() -> ListenerOptions {
+fn tcp() -> ListenOptions {
     SocketAddr::from(([127, 0, 0, 1], 0)).into()
 }
 
-fn part(hold: Hold, range: Range<usize>) -> Part {
-    Part { hold, range: range.start as u32..range.end as u32 }
+fn part(hold: SendHold, range: Range<usize>) -> SendPart {
+    SendPart { hold, range: range.start as u32..range.end as u32 }
 }
 
 /// Bytes in which a lost, doubled or swapped piece shows.

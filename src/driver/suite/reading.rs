@@ -62,7 +62,7 @@ suite_test!(a_lent_buffer_is_writable(64), |h| {
         }
         h.driver().wait(&mut events, Some(Duration::from_millis(1))).expect("wait");
         for event in events.drain(..) {
-            if let Event::Received { lent, .. } = event {
+            if let DriverEvent::Received { lent, .. } = event {
                 for byte in h.driver().received(&lent).iter_mut() {
                     *byte ^= 0xff;
                 }
@@ -126,7 +126,7 @@ suite_test!(pause_holds_bytes_back_and_start_brings_them(64), |h| {
     h.settle();
     assert_eq!(h.seen[&sock].ended, None);
     h.driver().read_start(sock);
-    h.until("the end", |h| h.seen[&sock].ended == Some(End::Finished));
+    h.until("the end", |h| h.seen[&sock].ended == Some(SocketEnd::Finished));
 });
 
 suite_test!(more_readers_than_buffers(256), |h| {

@@ -83,7 +83,7 @@ impl<D: Bind> Rig for SocketRig<D> {
         let inherited = self.driver.listeners().expect("a descriptor");
         options.listeners = inherited
             .into_iter()
-            .map(|(place, fd)| super::super::ListenerOptions {
+            .map(|(place, fd)| super::super::ListenOptions {
                 bind: super::super::Bind::Inherited(place, std::sync::Arc::new(fd.into())),
                 addresses: false,
             })

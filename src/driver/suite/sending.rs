@@ -36,7 +36,7 @@ suite_test!(sends_more_parts_than_a_gathered_write_takes(64), |h| {
     // The kernel gathers 1,024 parts at most: a longer send is cut there, as if the socket were full.
     while sent < bytes.len() {
         let hold = h.hold(&bytes);
-        let parts: Vec<Part> = (sent..bytes.len()).map(|at| part(hold, at..at + 1)).collect();
+        let parts: Vec<SendPart> = (sent..bytes.len()).map(|at| part(hold, at..at + 1)).collect();
         h.driver().send(sock, &parts, 3);
         let mut failures = Vec::new();
         h.driver().flush(&mut failures);
@@ -104,7 +104,7 @@ suite_test!(a_short_send_says_where_it_stopped(64), |h| {
             let rest = &bytes[sent..];
             let hold = h.hold(rest);
             let step = rest.len().div_ceil(parts_each);
-            let parts: Vec<Part> =
+            let parts: Vec<SendPart> =
                 (0..rest.len()).step_by(step).map(|at| part(hold, at..(at + step).min(rest.len()))).collect();
             h.driver().send(sock, &parts, 99);
             let mut failures = Vec::new();

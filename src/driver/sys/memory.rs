@@ -11,7 +11,7 @@ use io_uring::types::BufRingEntry;
 
 use crate::base::bytes::Bytes;
 use crate::base::limits::LISTENING_SOCKETS_MAX;
-use crate::driver::types::Part;
+use crate::driver::types::SendPart;
 
 /// Submissions between two enters, in entries of 64 bytes: a larger queue would not fit the second level cache with
 /// what the sends touch, a smaller one pays the enter (0.2 us) on fewer sends. 64 KiB a shard.
@@ -29,18 +29,18 @@ pub(super) const BUFFER_GROUP: u16 = 0;
 const PAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// Gather lists of the sends in the submission queue.
-pub(super) struct Gather {
+pub(super) struct GatherList {
     messages: Vec<libc::msghdr>,
     parts: Vec<libc::iovec>,
 }
 
 // SAFETY: the raw pointers inside point to the two vectors and to held bytes, which move with the `Ring` that owns both.
-unsafe impl Send for Gather {}
+unsafe impl Send for GatherList {}
 
-impl Gather {
-    pub fn new() -> Gather {
+impl GatherList {
+    pub fn new() -> GatherList {
         // Never grown: the kernel is given pointers into both.
-        Gather {
+        GatherList {
             messages: Vec::with_capacity(SUBMISSIONS_MAX as usize),
             parts: Vec::with_capacity(GATHER_PARTS_MAX),
         }
@@ -51,7 +51,7 @@ impl Gather {
     }
 
     /// The message of one send and whether it holds all of `parts`; `None` when there is no byte to send.
-    pub fn push(&mut self, holds: &[Bytes], parts: &[Part]) -> Option<(*const libc::msghdr, bool)> {
+    pub fn push(&mut self, holds: &[Bytes], parts: &[SendPart]) -> Option<(*const libc::msghdr, bool)> {
         assert!(self.has_room(parts.len().min(SEND_PARTS_MAX)), "room is made before");
         let first = self.parts.len();
         let mut room = SEND_BYTES_MAX;
@@ -94,12 +94,12 @@ impl Gather {
 ///
 /// # Panics
 /// When the part lies outside its hold, or the hold was released.
-pub(in crate::driver) fn held<'a>(holds: &'a [Bytes], part: &Part) -> &'a [u8] {
+pub(in crate::driver) fn held<'a>(holds: &'a [Bytes], part: &SendPart) -> &'a [u8] {
     &holds[part.hold.0 as usize][part.range.start as usize..part.range.end as usize]
 }
 
 /// Receive buffers that the kernel picks from, and the ring by which they are given to it.
-pub(super) struct Buffers {
+pub(super) struct SharedBuffers {
     ring: Pages,
     bytes: Pages,
     count: u16,
@@ -110,13 +110,13 @@ pub(super) struct Buffers {
     pub free: u16,
 }
 
-impl Buffers {
+impl SharedBuffers {
     /// # Panics
     /// When `count` is no power of two or a buffer is empty or longer than `u32`: the configuration bounds both.
-    pub fn new(count: u16, buffer_bytes: usize) -> Buffers {
+    pub fn new(count: u16, buffer_bytes: usize) -> SharedBuffers {
         assert!(count.is_power_of_two() && count <= 1 << 15, "the kernel masks ring positions");
         assert!(buffer_bytes > 0 && u32::try_from(buffer_bytes).is_ok());
-        Buffers {
+        SharedBuffers {
             ring: Pages::new(usize::from(count) * size_of::<BufRingEntry>()),
             bytes: Pages::new(usize::from(count) * buffer_bytes),
             count,
@@ -174,7 +174,7 @@ impl Buffers {
 }
 
 /// Where the kernel writes the names of those that it accepts: one place for each listener.
-pub(super) struct Names(Pages);
+pub(super) struct MessageNames(Pages);
 
 /// What an accept writes, and how much of it.
 #[repr(C)]
@@ -183,9 +183,9 @@ struct Name {
     len: libc::socklen_t,
 }
 
-impl Names {
-    pub fn new() -> Names {
-        Names(Pages::new(LISTENING_SOCKETS_MAX * size_of::<Name>()))
+impl MessageNames {
+    pub fn new() -> MessageNames {
+        MessageNames(Pages::new(LISTENING_SOCKETS_MAX * size_of::<Name>()))
     }
 
     fn at(&self, place: usize) -> *mut Name {

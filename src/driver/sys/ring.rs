@@ -12,9 +12,10 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 use crate::base::bytes::Bytes;
 use crate::driver::sys::memory::{
-    BUFFER_GROUP, Buffers, Gather, Names, SEND_BYTES_MAX, SEND_PARTS_MAX, SUBMISSIONS_MAX, held,
+    BUFFER_GROUP, GatherList, MessageNames, SEND_BYTES_MAX, SEND_PARTS_MAX, SUBMISSIONS_MAX, SharedBuffers,
+    held,
 };
-use crate::driver::types::{Hold, Part};
+use crate::driver::types::{SendHold, SendPart};
 
 /// Completions the ring holds, in entries of 16 bytes (128 KiB a shard). More of them wait in kernel memory. The kernel
 /// also sizes the table in which a close looks its poll up by this, and 8192 give it the most places it can have, 256:
@@ -124,9 +125,9 @@ pub(in crate::driver) struct Ring {
     /// Bound: what one tick submits, a few operations for each socket.
     overflow: VecDeque<squeue::Entry>,
     holds: Vec<Bytes>,
-    gather: Gather,
-    buffers: Buffers,
-    names: Names,
+    gather: GatherList,
+    buffers: SharedBuffers,
+    names: MessageNames,
 }
 
 impl Ring {
@@ -150,7 +151,7 @@ impl Ring {
         })?;
         // Shutdown is the only work for kernel workers; one thread a ring is enough and costs nothing while unused.
         ring.submitter().register_iowq_max_workers(&mut [1, 1])?;
-        let mut buffers = Buffers::new(buffers, buffer_bytes);
+        let mut buffers = SharedBuffers::new(buffers, buffer_bytes);
         buffers.register(&ring)?;
         Ok(Ring {
             ring,
@@ -159,9 +160,9 @@ impl Ring {
             installs,
             overflow: VecDeque::new(),
             holds: Vec::new(),
-            gather: Gather::new(),
+            gather: GatherList::new(),
             buffers,
-            names: Names::new(),
+            names: MessageNames::new(),
         })
     }
 
@@ -220,7 +221,13 @@ impl Ring {
     ///
     /// # Panics
     /// When a part lies outside its hold, or its hold was released: a bug of the caller.
-    pub fn push_send(&mut self, slot: u32, parts: &[Part], token: u64, cut_token: u64) -> Result<(), Stuck> {
+    pub fn push_send(
+        &mut self,
+        slot: u32,
+        parts: &[SendPart],
+        token: u64,
+        cut_token: u64,
+    ) -> Result<(), Stuck> {
         const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
         if self.stuck {
             return Err(Stuck);
@@ -256,9 +263,9 @@ impl Ring {
         if self.try_push(&entry) { Ok(()) } else { Err(Stuck) }
     }
 
-    pub fn hold(&mut self, bytes: Bytes) -> Hold {
+    pub fn hold(&mut self, bytes: Bytes) -> SendHold {
         self.holds.push(bytes);
-        Hold((self.holds.len() - 1) as u32)
+        SendHold((self.holds.len() - 1) as u32)
     }
 
     /// Hands everything queued to the kernel, and releases what it pointed to. Without memory for it in the kernel the

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::UringDriver;
-use super::slot::{BLIND, OPEN, Slot};
-use super::token::{Kind, Token};
+use super::slot::{BLIND, OPEN, UringSlot};
+use super::token::{OperationKind, Token};
 use crate::base::ids::Sock;
 use crate::driver::sys::{Op, Ring};
 
@@ -24,8 +24,10 @@ impl UringDriver {
             for (place, sock) in socks.iter().enumerate() {
                 found.push(Err(ErrorKind::NotConnected.into()));
                 if self.live(*sock).is_some() {
-                    self.ring
-                        .push(Op::Install { slot: sock.slot }, Token::of(Kind::Install, place as u32, 0));
+                    self.ring.push(
+                        Op::Install { slot: sock.slot },
+                        Token::of(OperationKind::Install, place as u32, 0),
+                    );
                     waiting += 1;
                 }
             }
@@ -34,7 +36,7 @@ impl UringDriver {
             loop {
                 self.harvest();
                 self.completions.retain(|completion| {
-                    let is_it = Token::kind(completion.token) == Kind::Install;
+                    let is_it = Token::kind(completion.token) == OperationKind::Install;
                     if is_it {
                         found[Token::slot(completion.token).0 as usize] = Ring::installed(completion);
                         waiting -= 1;
@@ -59,7 +61,7 @@ impl UringDriver {
         }
         let blind = socket2::SockRef::from(socket).domain()? == socket2::Domain::UNIX;
         self.ring.register(index, socket.as_fd())?;
-        self.slots.push(Slot { generation: 1, flags: OPEN | if blind { BLIND } else { 0 } });
+        self.slots.push(UringSlot { generation: 1, flags: OPEN | if blind { BLIND } else { 0 } });
         Ok(Sock { slot: index, generation: 1 })
     }
 }

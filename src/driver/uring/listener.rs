@@ -9,12 +9,12 @@ use crate::base::address::ListenAddress;
 use crate::base::ids::ListenerId;
 use crate::driver::sys::{self, Op};
 use crate::driver::uring::slot::BLIND;
-use crate::driver::{Bind, ListenerOptions, SocketOptions, UnixSocket};
+use crate::driver::{Bind, ListenOptions, SocketOptions, UnixSocket};
 
 /// One of the places where clients come in.
-pub(super) struct Listener {
+pub(super) struct UringListener {
     /// `None` after the end.
-    pub source: Option<Source>,
+    pub source: Option<AcceptSource>,
     /// What its clients are said to come by.
     pub place: ListenerId,
     pub address: ListenAddress,
@@ -28,27 +28,31 @@ pub(super) struct Listener {
     pub cancelled: bool,
 }
 
-pub(super) enum Source {
+pub(super) enum AcceptSource {
     Tcp(TcpListener),
     Unix(Arc<UnixSocket>),
 }
 
-impl Listener {
-    pub fn try_new(index: usize, options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
+impl UringListener {
+    pub fn try_new(
+        index: usize,
+        options: &ListenOptions,
+        socket: SocketOptions,
+    ) -> io::Result<UringListener> {
         let (source, address, slot_flags) = match &options.bind {
             Bind::Tcp(address, ipv6_only) => {
                 let listener = sys::listen(*address, *ipv6_only, socket)?;
                 let address = ListenAddress::Tcp(listener.local_addr()?);
-                (Source::Tcp(listener), address, 0)
+                (AcceptSource::Tcp(listener), address, 0)
             }
             Bind::Inherited(_, inherited) => {
-                (Source::Tcp(sys::inherit(inherited, socket)?), options.address(), 0)
+                (AcceptSource::Tcp(sys::inherit(inherited, socket)?), options.address(), 0)
             }
-            Bind::Unix(shared) => (Source::Unix(shared.clone()), options.address(), BLIND),
+            Bind::Unix(shared) => (AcceptSource::Unix(shared.clone()), options.address(), BLIND),
         };
         let place = options.place(index);
         let one_by_one = options.addresses && address.tcp().is_some();
-        Ok(Listener {
+        Ok(UringListener {
             source: Some(source),
             place,
             address,
@@ -60,21 +64,21 @@ impl Listener {
     }
 }
 
-impl Source {
+impl AcceptSource {
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Source::Tcp(listener) => listener.as_fd(),
-            Source::Unix(shared) => shared.as_fd(),
+            AcceptSource::Tcp(listener) => listener.as_fd(),
+            AcceptSource::Unix(shared) => shared.as_fd(),
         }
     }
 
     pub fn accept(&self, index: usize, one_by_one: bool) -> Op<'_> {
         match self {
-            Source::Tcp(listener) if one_by_one => {
+            AcceptSource::Tcp(listener) if one_by_one => {
                 Op::AcceptFrom { listener: listener.as_fd(), place: index }
             }
-            Source::Tcp(listener) => Op::Accept { listener: listener.as_fd() },
-            Source::Unix(shared) => Op::AcceptOne { listener: shared.as_fd() },
+            AcceptSource::Tcp(listener) => Op::Accept { listener: listener.as_fd() },
+            AcceptSource::Unix(shared) => Op::AcceptOne { listener: shared.as_fd() },
         }
     }
 }

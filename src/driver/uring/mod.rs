@@ -29,13 +29,16 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use self::listener::Listener;
+use self::listener::UringListener;
 use self::slot::{
-    BLIND, CLOSE, CLOSING, ENDED, FINISH, OPEN, POLL, QUEUED, READABLE, READING, RECV, RESET, Slot, WATCH,
+    BLIND, CLOSE, CLOSING, ENDED, FINISH, OPEN, POLL, QUEUED, READABLE, READING, RECV, RESET, UringSlot,
+    WATCH,
 };
-use self::token::{Kind, Token};
+use self::token::{OperationKind, Token};
 use super::sys::{self, Completion, Op, Ring, RingWaker};
-use super::{Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
+use super::{
+    Driver, DriverEvent, DriverOptions, Lent, SendCause, SendFailure, SendHold, SendPart, SocketEnd, Wake,
+};
 use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_MAX, Sock};
@@ -55,12 +58,12 @@ const STIRRED_MAX: usize = 4_096;
 pub struct UringDriver {
     ring: Ring,
     waker: Arc<RingWaker>,
-    listeners: Vec<Listener>,
+    listeners: Vec<UringListener>,
     sockets_max: u32,
     accept_wanted: bool,
     accept_ended: bool,
     reads_held: bool,
-    slots: Vec<Slot>,
+    slots: Vec<UringSlot>,
     /// Slots to read, each at most once: those with `QUEUED`.
     /// Bound: one entry for each socket, `sockets_max`.
     readable: VecDeque<u32>,
@@ -90,8 +93,8 @@ impl UringDriver {
             (1..=LISTENING_SOCKETS_MAX).contains(&options.listeners.len()),
             "the configuration bounds listeners"
         );
-        let bind = |(index, listener)| Listener::try_new(index, listener, options.socket);
-        let listeners: Vec<Listener> =
+        let bind = |(index, listener)| UringListener::try_new(index, listener, options.socket);
+        let listeners: Vec<UringListener> =
             options.listeners.iter().enumerate().map(bind).collect::<io::Result<_>>()?;
         let waker = Arc::new(RingWaker::try_new(&ring, Token::woken())?);
         let mut driver = UringDriver {
@@ -140,7 +143,7 @@ impl UringDriver {
     }
 
     /// The slot of a socket that takes commands. An older generation is counted, a closing socket is not.
-    fn live(&mut self, sock: Sock) -> Option<&mut Slot> {
+    fn live(&mut self, sock: Sock) -> Option<&mut UringSlot> {
         match self.slots.get_mut(sock.slot as usize) {
             Some(slot) if slot.is(OPEN) && slot.generation == sock.generation => {
                 (!slot.is(CLOSING)).then_some(slot)
@@ -185,7 +188,7 @@ impl UringDriver {
             }
             self.ring.harvest(&mut self.completions);
             for completion in self.completions.drain(..) {
-                if Token::kind(completion.token) == Kind::Accept && !completion.more() {
+                if Token::kind(completion.token) == OperationKind::Accept && !completion.more() {
                     self.listeners[Token::slot(completion.token).0 as usize].armed = false;
                 }
             }
@@ -194,12 +197,12 @@ impl UringDriver {
     }
 
     /// Arms the read poll of an open slot.
-    fn arm_poll(ring: &mut Ring, index: u32, slot: &mut Slot) {
-        ring.push(Op::PollRead { slot: index }, Token::of(Kind::Poll, index, slot.generation));
+    fn arm_poll(ring: &mut Ring, index: u32, slot: &mut UringSlot) {
+        ring.push(Op::PollRead { slot: index }, Token::of(OperationKind::Poll, index, slot.generation));
         slot.set(POLL);
     }
 
-    fn enqueue(readable: &mut VecDeque<u32>, index: u32, slot: &mut Slot) {
+    fn enqueue(readable: &mut VecDeque<u32>, index: u32, slot: &mut UringSlot) {
         if slot.is(READABLE) && slot.is(READING) && !slot.is(QUEUED) && !slot.is(RECV) {
             slot.set(QUEUED);
             readable.push_back(index);
@@ -207,9 +210,9 @@ impl UringDriver {
     }
 
     /// Closes the descriptor of a closing slot as soon as nothing is in flight.
-    fn advance_close(ring: &mut Ring, index: u32, slot: &mut Slot) {
+    fn advance_close(ring: &mut Ring, index: u32, slot: &mut UringSlot) {
         if slot.is(CLOSING) && !slot.any(POLL | WATCH | FINISH | RECV | RESET | CLOSE) {
-            ring.push(Op::Close { slot: index }, Token::of(Kind::Close, index, slot.generation));
+            ring.push(Op::Close { slot: index }, Token::of(OperationKind::Close, index, slot.generation));
             slot.set(CLOSE);
         }
     }
@@ -232,7 +235,7 @@ impl UringDriver {
                 continue;
             }
             slot.set(RECV);
-            self.ring.push(Op::Recv { slot: index }, Token::of(Kind::Recv, index, slot.generation));
+            self.ring.push(Op::Recv { slot: index }, Token::of(OperationKind::Recv, index, slot.generation));
             queued = true;
         }
         queued
@@ -245,8 +248,10 @@ impl UringDriver {
         self.completions.retain(|completion| {
             let cause = match Token::kind(completion.token) {
                 // The kernel reports how far a send came before it would have had to wait; only then is it positive.
-                Kind::Send | Kind::SendCut if completion.result >= 0 => SendCause::WouldBlock,
-                Kind::Send | Kind::SendCut => sys::send_cause(-completion.result),
+                OperationKind::Send | OperationKind::SendCut if completion.result >= 0 => {
+                    SendCause::WouldBlock
+                }
+                OperationKind::Send | OperationKind::SendCut => sys::send_cause(-completion.result),
                 _ => return true,
             };
             let sent = completion.result.max(0) as u32;
@@ -255,40 +260,40 @@ impl UringDriver {
         });
     }
 
-    fn act(&mut self, events: &mut Vec<Event>) {
+    fn act(&mut self, events: &mut Vec<DriverEvent>) {
         let mut completions = std::mem::take(&mut self.completions);
         for completion in completions.drain(..) {
             match Token::kind(completion.token) {
-                Kind::Accept => self.handle_accept(completion, events),
-                Kind::Wake => {
+                OperationKind::Accept => self.handle_accept(completion, events),
+                OperationKind::Wake => {
                     if !completion.more() {
                         self.arm_waker();
                     }
                 }
                 // It ended the wait: that was all.
-                Kind::Woken => {}
+                OperationKind::Woken => {}
                 // There was nothing left to cancel: its last completion says so as well.
-                Kind::Cancel => {}
+                OperationKind::Cancel => {}
                 // Given up: an export waited for it in vain.
-                Kind::Install => drop(Ring::installed(&completion)),
-                Kind::Send | Kind::SendCut => unreachable!("taken apart by harvest"),
+                OperationKind::Install => drop(Ring::installed(&completion)),
+                OperationKind::Send | OperationKind::SendCut => unreachable!("taken apart by harvest"),
                 kind => self.handle_socket(kind, completion, events),
             }
         }
         self.completions = completions;
     }
 
-    fn handle_accept(&mut self, completion: Completion, events: &mut Vec<Event>) {
+    fn handle_accept(&mut self, completion: Completion, events: &mut Vec<DriverEvent>) {
         let listener = Token::slot(completion.token).0;
         let at = &mut self.listeners[listener as usize];
         if let Ok(index) = u32::try_from(completion.result) {
             if index as usize >= self.slots.len() {
-                self.slots.resize(index as usize + 1, Slot::default());
+                self.slots.resize(index as usize + 1, UringSlot::default());
             }
             let slot = &mut self.slots[index as usize];
             if slot.is(CLOSE) {
                 // Kernels before 6.16 may post an accept before the close that made its slot free.
-                events.push(Event::Closed { sock: Sock { slot: index, generation: slot.generation } });
+                events.push(DriverEvent::Closed { sock: Sock { slot: index, generation: slot.generation } });
                 slot.clear(OPEN);
             }
             assert!(!slot.is(OPEN), "the kernel handed out slot {index} twice");
@@ -297,7 +302,7 @@ impl UringDriver {
             let sock = Sock { slot: index, generation: slot.generation };
             let address = if at.one_by_one { self.ring.accepted_from(listener as usize) } else { None };
             self.more_clients |= at.one_by_one;
-            events.push(Event::Accepted { sock, listener: at.place, address });
+            events.push(DriverEvent::Accepted { sock, listener: at.place, address });
         }
         if completion.more() {
             return;
@@ -313,12 +318,12 @@ impl UringDriver {
             && let Some(cause) = sys::accept_failure(-completion.result)
         {
             self.accept_wanted = false;
-            events.push(Event::AcceptFailed { cause });
+            events.push(DriverEvent::AcceptFailed { cause });
         }
         self.update_accepts();
     }
 
-    fn handle_socket(&mut self, kind: Kind, completion: Completion, events: &mut Vec<Event>) {
+    fn handle_socket(&mut self, kind: OperationKind, completion: Completion, events: &mut Vec<DriverEvent>) {
         let (index, generation) = Token::slot(completion.token);
         let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)
         else {
@@ -330,7 +335,7 @@ impl UringDriver {
         };
         let sock = Sock { slot: index, generation };
         match kind {
-            Kind::Poll => {
+            OperationKind::Poll => {
                 if !completion.more() {
                     slot.clear(POLL);
                 }
@@ -351,17 +356,17 @@ impl UringDriver {
                     }
                 }
             }
-            Kind::Watch => {
+            OperationKind::Watch => {
                 slot.clear(WATCH);
                 if !slot.is(CLOSING) {
-                    events.push(Event::Writable { sock });
+                    events.push(DriverEvent::Writable { sock });
                 }
             }
-            Kind::Finish => slot.clear(FINISH),
-            Kind::Reset => slot.clear(RESET),
-            Kind::Close => {
+            OperationKind::Finish => slot.clear(FINISH),
+            OperationKind::Reset => slot.clear(RESET),
+            OperationKind::Close => {
                 slot.flags &= QUEUED;
-                events.push(Event::Closed { sock });
+                events.push(DriverEvent::Closed { sock });
                 return;
             }
             _ => self.handle_recv(sock, completion, events),
@@ -369,7 +374,7 @@ impl UringDriver {
         Self::advance_close(&mut self.ring, index, &mut self.slots[index as usize]);
     }
 
-    fn handle_recv(&mut self, sock: Sock, completion: Completion, events: &mut Vec<Event>) {
+    fn handle_recv(&mut self, sock: Sock, completion: Completion, events: &mut Vec<DriverEvent>) {
         let slot = &mut self.slots[sock.slot as usize];
         slot.clear(RECV);
         let len = u32::try_from(completion.result).unwrap_or(0);
@@ -381,7 +386,7 @@ impl UringDriver {
                 }
                 let lent = Lent { buffer, len };
                 if slot.is(READING) {
-                    events.push(Event::Received { sock, lent });
+                    events.push(DriverEvent::Received { sock, lent });
                 } else {
                     self.parked.push((sock, lent));
                 }
@@ -397,7 +402,7 @@ impl UringDriver {
         match completion.result {
             0 => {
                 slot.set(ENDED);
-                events.push(Event::Ended { sock, cause: End::Finished });
+                events.push(DriverEvent::Ended { sock, cause: SocketEnd::Finished });
             }
             // Read dry, by the read before this one: the poll tells when there is more.
             errno if errno == -libc::EAGAIN => slot.clear(READABLE),
@@ -407,20 +412,20 @@ impl UringDriver {
             }
             errno => {
                 slot.set(ENDED);
-                events.push(Event::Ended { sock, cause: End::Broken(-errno) });
+                events.push(DriverEvent::Ended { sock, cause: SocketEnd::Broken(-errno) });
             }
         }
     }
 
     /// Reads that completed while paused and are wanted now. Tells whether there were any.
-    fn unpark(&mut self, events: &mut Vec<Event>) -> bool {
+    fn unpark(&mut self, events: &mut Vec<DriverEvent>) -> bool {
         let before = events.len();
         for (sock, lent) in std::mem::take(&mut self.parked) {
             let slot = &self.slots[sock.slot as usize];
             if slot.generation != sock.generation || slot.is(CLOSING) || !slot.is(OPEN) {
                 self.ring.buffer_return(lent.buffer);
             } else if slot.is(READING) {
-                events.push(Event::Received { sock, lent });
+                events.push(DriverEvent::Received { sock, lent });
             } else {
                 self.parked.push((sock, lent));
             }
@@ -508,15 +513,16 @@ impl Driver for UringDriver {
         self.ring.buffer_return(lent.buffer);
     }
 
-    fn hold(&mut self, bytes: Bytes) -> Hold {
+    fn hold(&mut self, bytes: Bytes) -> SendHold {
         self.ring.hold(bytes)
     }
 
-    fn send(&mut self, sock: Sock, parts: &[Part], tag: u32) {
+    fn send(&mut self, sock: Sock, parts: &[SendPart], tag: u32) {
         if self.live(sock).is_none() {
             return;
         }
-        let (token, cut_token) = (Token::send(Kind::Send, tag), Token::send(Kind::SendCut, tag));
+        let (token, cut_token) =
+            (Token::send(OperationKind::Send, tag), Token::send(OperationKind::SendCut, tag));
         if self.ring.push_send(sock.slot, parts, token, cut_token).is_err() {
             self.failures.push(SendFailure { tag, sent: 0, cause: SendCause::NoBuffers });
         }
@@ -533,7 +539,7 @@ impl Driver for UringDriver {
         let Some(slot) = self.live(sock) else { return };
         if !slot.is(WATCH) {
             slot.set(WATCH);
-            let token = Token::of(Kind::Watch, sock.slot, sock.generation);
+            let token = Token::of(OperationKind::Watch, sock.slot, sock.generation);
             self.ring.push(Op::PollWrite { slot: sock.slot }, token);
         }
     }
@@ -542,7 +548,7 @@ impl Driver for UringDriver {
         let Some(slot) = self.live(sock) else { return };
         if !slot.is(FINISH) {
             slot.set(FINISH);
-            let token = Token::of(Kind::Finish, sock.slot, sock.generation);
+            let token = Token::of(OperationKind::Finish, sock.slot, sock.generation);
             self.ring.push(Op::Shutdown { slot: sock.slot }, token);
         }
     }
@@ -551,7 +557,7 @@ impl Driver for UringDriver {
         let Some(slot) = self.live(sock) else { return };
         slot.set(CLOSING);
         let slot = &mut self.slots[sock.slot as usize];
-        for (flag, kind) in [(POLL, Kind::Poll), (WATCH, Kind::Watch)] {
+        for (flag, kind) in [(POLL, OperationKind::Poll), (WATCH, OperationKind::Watch)] {
             if slot.is(flag) {
                 let of = Token::of(kind, sock.slot, sock.generation);
                 self.ring.push(Op::Cancel { of }, Token::cancel());
@@ -564,13 +570,14 @@ impl Driver for UringDriver {
         let Some(slot) = self.live(sock) else { return };
         slot.set(RESET);
         // Carried out in order, behind the sends of this tick: the reset drops what the kernel has not got rid of.
-        self.ring.push(Op::Reset { slot: sock.slot }, Token::of(Kind::Reset, sock.slot, sock.generation));
+        self.ring
+            .push(Op::Reset { slot: sock.slot }, Token::of(OperationKind::Reset, sock.slot, sock.generation));
         self.close(sock);
     }
 
-    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, events: &mut Vec<DriverEvent>, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = if self.given_up.is_empty() { timeout } else { Some(Duration::ZERO) };
-        events.extend(self.given_up.drain(..).map(|sock| Event::Closed { sock }));
+        events.extend(self.given_up.drain(..).map(|sock| DriverEvent::Closed { sock }));
         if !self.reads_held && self.unpark(events) {
             // The sockets of these had their read of this wait.
             return Ok(());

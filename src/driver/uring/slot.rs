@@ -2,11 +2,11 @@
 
 /// Eight bytes.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct UringSlot {
     pub generation: u32,
     pub flags: u32,
 }
-const _: () = assert!(size_of::<Slot>() == 8, "an idle connection's share of the driver");
+const _: () = assert!(size_of::<UringSlot>() == 8, "an idle connection's share of the driver");
 
 /// Between `Accepted` and `Closed`.
 pub(super) const OPEN: u32 = 1;
@@ -34,7 +34,7 @@ pub(super) const RESET: u32 = 1 << 11;
 /// A unix socket: most kernels do not say whether a read left bytes or the end, so it is read until it is dry.
 pub(super) const BLIND: u32 = 1 << 12;
 
-impl Slot {
+impl UringSlot {
     pub fn is(self, flag: u32) -> bool {
         self.flags & flag != 0
     }

@@ -44,12 +44,12 @@ fn connected() -> Option<(UringDriver, TcpStream, Sock)> {
     while events.is_empty() {
         driver.wait(&mut events, Some(Duration::from_secs(10))).expect("wait");
     }
-    let Event::Accepted { sock, .. } = events[0] else { panic!("{events:?}") };
+    let DriverEvent::Accepted { sock, .. } = events[0] else { panic!("{events:?}") };
     driver.read_start(sock);
     Some((driver, client, sock))
 }
 
-fn one_event(driver: &mut UringDriver) -> Event {
+fn one_event(driver: &mut UringDriver) -> DriverEvent {
     let mut events = Vec::new();
     while events.is_empty() {
         driver.wait(&mut events, Some(Duration::from_secs(10))).expect("wait");
@@ -86,7 +86,7 @@ fn a_driver_made_on_one_thread_runs_on_another() {
     std::thread::spawn(move || {
         driver.wait(&mut Vec::new(), None).expect("wait");
         let _client = TcpStream::connect(address(&driver)).expect("connect");
-        assert!(matches!(one_event(&mut driver), Event::Accepted { .. }));
+        assert!(matches!(one_event(&mut driver), DriverEvent::Accepted { .. }));
     })
     .join()
     .expect("the other thread");
@@ -121,7 +121,7 @@ fn completions_beyond_the_ring_are_not_lost() {
         for _ in 0..3_000 {
             waker.wake();
         }
-        let Event::Received { sock: from, lent } = one_event(&mut driver) else { panic!("no bytes") };
+        let DriverEvent::Received { sock: from, lent } = one_event(&mut driver) else { panic!("no bytes") };
         assert_eq!((from, &*driver.received(&lent)), (sock, &[round][..]));
         driver.give_back(lent);
     }
@@ -132,8 +132,8 @@ fn completions_beyond_the_ring_are_not_lost() {
 fn a_receive_without_a_buffer_is_tried_again() {
     let Some((mut driver, mut client, sock)) = connected() else { return };
     client.write_all(&[1; 5 * 1024]).expect("send");
-    let Event::Received { lent: one, .. } = one_event(&mut driver) else { panic!("no bytes") };
-    let Event::Received { lent: two, .. } = one_event(&mut driver) else { panic!("no bytes") };
+    let DriverEvent::Received { lent: one, .. } = one_event(&mut driver) else { panic!("no bytes") };
+    let DriverEvent::Received { lent: two, .. } = one_event(&mut driver) else { panic!("no bytes") };
     driver.ring.pretend_buffers_free(1);
     no_event(&mut driver);
     assert!(driver.slots[sock.slot as usize].is(QUEUED), "still in the queue");
@@ -142,7 +142,7 @@ fn a_receive_without_a_buffer_is_tried_again() {
     driver.give_back(two);
     let mut rest = 3 * 1024;
     while rest > 0 {
-        let Event::Received { lent, .. } = one_event(&mut driver) else { panic!("no bytes") };
+        let DriverEvent::Received { lent, .. } = one_event(&mut driver) else { panic!("no bytes") };
         rest -= driver.received(&lent).len();
         driver.give_back(lent);
     }
@@ -163,10 +163,10 @@ fn a_receive_that_a_pause_overtook_is_parked() {
         assert_eq!(driver.parked.len(), 1);
         if closes {
             driver.close(sock);
-            assert!(matches!(one_event(&mut driver), Event::Closed { sock: closed } if closed == sock));
+            assert!(matches!(one_event(&mut driver), DriverEvent::Closed { sock: closed } if closed == sock));
         } else {
             driver.read_start(sock);
-            let Event::Received { lent, .. } = one_event(&mut driver) else { panic!("no bytes") };
+            let DriverEvent::Received { lent, .. } = one_event(&mut driver) else { panic!("no bytes") };
             assert_eq!(driver.received(&lent), b"late");
             driver.give_back(lent);
         }
@@ -182,11 +182,11 @@ fn a_stuck_queue_refuses_sends_until_it_moves() {
     let mut failures = Vec::new();
     driver.ring.pretend_stuck();
     let hold = driver.hold(Bytes::from_static(b"hello"));
-    driver.send(sock, &[Part { hold, range: 0..5 }], 1);
+    driver.send(sock, &[SendPart { hold, range: 0..5 }], 1);
     driver.flush(&mut failures);
     assert_eq!(failures, [SendFailure { tag: 1, sent: 0, cause: SendCause::NoBuffers }]);
     let hold = driver.hold(Bytes::from_static(b"hello"));
-    driver.send(sock, &[Part { hold, range: 0..5 }], 2);
+    driver.send(sock, &[SendPart { hold, range: 0..5 }], 2);
     failures.clear();
     driver.flush(&mut failures);
     assert_eq!(failures, []);
@@ -225,14 +225,14 @@ fn the_shards_of_a_million_connections_fit_one_process() {
 fn generations_wrap() {
     let Some((mut driver, _client, sock)) = connected() else { return };
     driver.close(sock);
-    assert!(matches!(one_event(&mut driver), Event::Closed { .. }));
+    assert!(matches!(one_event(&mut driver), DriverEvent::Closed { .. }));
     driver.slots[sock.slot as usize].generation = GENERATION_MASK;
     let _client = TcpStream::connect(address(&driver)).expect("connect");
-    let Event::Accepted { sock, .. } = one_event(&mut driver) else { panic!("no client") };
+    let DriverEvent::Accepted { sock, .. } = one_event(&mut driver) else { panic!("no client") };
     assert_eq!(sock.generation, 0);
     driver.read_start(sock);
     driver.close(sock);
-    assert!(matches!(one_event(&mut driver), Event::Closed { .. }));
+    assert!(matches!(one_event(&mut driver), DriverEvent::Closed { .. }));
 }
 
 #[test]

@@ -8,9 +8,9 @@ use redis::{Cmd, ServerErrorKind, Value, cmd};
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::base::publication::{ClientInfo, Encoded, PayloadForm, Publication};
-use crate::engine::job::{Done, Entries, Fault, Task};
+use crate::engine::job::{Done, EngineFault, LogEntries, Task};
 use crate::engine::limits::{KEY_TTL_S, PRESENCE_TTL_S};
-use crate::engine::redis::layout::{Names, is_json, offset_of_id, read_epoch, write_event};
+use crate::engine::redis::layout::{RedisNames, is_json, offset_of_id, read_epoch, write_event};
 use crate::engine::redis::scripts::{self, Lua};
 use crate::proto::centrifuge::shared::{
     SharedPublication, decode_client_info, decode_publication, encode_client_info, encode_publication,
@@ -21,7 +21,7 @@ use crate::telemetry::sparing::log_peer_once_a_minute;
 const NOT_JSON: &[u8] = b"null";
 
 /// The command of a task. `by_hash`: a script is called by its hash, which the server may have forgotten.
-pub fn command(task: &Task, names: &Names, by_hash: bool) -> Cmd {
+pub fn command(task: &Task, names: &RedisNames, by_hash: bool) -> Cmd {
     let script = |lua: &Lua, keys: &[&str]| {
         let mut command = match by_hash {
             true => cmd("EVALSHA").arg(&lua.hash).to_owned(),
@@ -61,8 +61,8 @@ pub fn command(task: &Task, names: &Names, by_hash: bool) -> Cmd {
             let (stream, meta) = (names.stream(&read.channel), names.meta(&read.channel));
             let mut command = script(&scripts::HISTORY, &[&stream, &meta]);
             let wanted = read.entries.is_some();
-            let none = Entries { from: 0, limit: 0, backwards: false };
-            let Entries { from, limit, backwards } = read.entries.unwrap_or(none);
+            let none = LogEntries { from: 0, limit: 0, backwards: false };
+            let LogEntries { from, limit, backwards } = read.entries.unwrap_or(none);
             command.arg(u8::from(wanted)).arg(from).arg(limit).arg(u8::from(backwards));
             command.arg(read.terms.meta_ttl_s).arg(new_epoch());
             command
@@ -106,7 +106,7 @@ fn new_epoch() -> String {
 
 /// What an answer says about a whole connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum RedisTrouble {
     /// The server has forgotten the script: nothing was done.
     UnknownScript,
     /// It is a replica now: its master is elsewhere.
@@ -117,11 +117,11 @@ pub enum Trouble {
 ///
 /// # Errors
 /// What is to be done about the connection before it counts as a fault.
-pub fn outcome(task: &Task, answer: Value) -> Result<Result<Done, Fault>, Trouble> {
+pub fn outcome(task: &Task, answer: Value) -> Result<Result<Done, EngineFault>, RedisTrouble> {
     if let Value::ServerError(error) = &answer {
         return match error.kind() {
-            Some(ServerErrorKind::NoScript) => Err(Trouble::UnknownScript),
-            Some(ServerErrorKind::ReadOnly) => Err(Trouble::ReadOnly),
+            Some(ServerErrorKind::NoScript) => Err(RedisTrouble::UnknownScript),
+            Some(ServerErrorKind::ReadOnly) => Err(RedisTrouble::ReadOnly),
             _ => Ok(Err(fault_of(error.code(), error.details().unwrap_or_default()))),
         };
     }
@@ -138,12 +138,12 @@ pub fn outcome(task: &Task, answer: Value) -> Result<Result<Done, Fault>, Troubl
             "the engine's server gives an answer of an unknown form",
             || None,
         );
-        Fault::Refused
+        EngineFault::Refused
     }))
 }
 
 /// Whether trying again can help, by what the server calls its error.
-pub fn fault_of(code: &str, detail: &str) -> Fault {
+pub fn fault_of(code: &str, detail: &str) -> EngineFault {
     let away =
         matches!(code, "OOM" | "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MISCONF")
             || matches!(code, "NOREPLICAS" | "READONLY" | "MOVED" | "ASK");
@@ -163,7 +163,7 @@ pub fn fault_of(code: &str, detail: &str) -> Fault {
         _ => ("engine_error", "the engine's server refuses a command"),
     };
     log_peer_once_a_minute(what.0, what.1, || None);
-    if away || within { Fault::Away } else { Fault::Refused }
+    if away || within { EngineFault::Away } else { EngineFault::Refused }
 }
 
 fn bytes(value: &Value) -> Option<&[u8]> {
@@ -190,25 +190,25 @@ fn published(answer: &Value) -> Option<Position> {
     position(parts.first()?, parts.get(1)?)
 }
 
-fn log(channel: &ChannelName, form: PayloadForm, answer: Value) -> Result<Done, Fault> {
-    let Value::Array(mut parts) = answer else { return Err(Fault::Refused) };
+fn log(channel: &ChannelName, form: PayloadForm, answer: Value) -> Result<Done, EngineFault> {
+    let Value::Array(mut parts) = answer else { return Err(EngineFault::Refused) };
     let entries = if parts.len() > 2 { parts.pop() } else { None };
-    let [offset, epoch] = parts.as_slice() else { return Err(Fault::Refused) };
-    let position = position(offset, epoch).ok_or(Fault::Refused)?;
+    let [offset, epoch] = parts.as_slice() else { return Err(EngineFault::Refused) };
+    let position = position(offset, epoch).ok_or(EngineFault::Refused)?;
     let entries = match entries {
         Some(Value::Array(entries)) => entries,
         _ => Vec::new(),
     };
     let mut publications = Vec::with_capacity(entries.len());
     for entry in &entries {
-        let Some((offset, message)) = entry_of(entry) else { return Err(Fault::Refused) };
+        let Some((offset, message)) = entry_of(entry) else { return Err(EngineFault::Refused) };
         let shared = decode_publication(message).map_err(|_| {
             log_peer_once_a_minute(
                 "engine_foreign",
                 "an entry of a log in the engine is no publication",
                 || None,
             );
-            Fault::Refused
+            EngineFault::Refused
         })?;
         let at = Position { offset, epoch: position.epoch };
         publications.push(Arc::new(publication(channel, form, at, shared)));
@@ -282,7 +282,7 @@ mod tests {
     }
 
     fn packed(task: &Task, cluster: bool) -> String {
-        let names = Names { prefix: "p".into(), is_cluster: cluster };
+        let names = RedisNames { prefix: "p".into(), is_cluster: cluster };
         String::from_utf8_lossy(&command(task, &names, true).get_packed_command()).into_owned()
     }
 
@@ -349,12 +349,12 @@ mod tests {
         };
         assert_eq!(&found[0].data[..], b"a\n\xff", "bytes, where the namespace has them");
         for wrong in [entry("9", "d", b""), entry("9-0", "x", b""), entry("9-0", "d", b"\xff"), Value::Nil] {
-            assert!(matches!(outcome(&read, answer(vec![wrong])), Ok(Err(Fault::Refused))));
+            assert!(matches!(outcome(&read, answer(vec![wrong])), Ok(Err(EngineFault::Refused))));
         }
-        assert!(matches!(outcome(&read, Value::Okay), Ok(Err(Fault::Refused))));
+        assert!(matches!(outcome(&read, Value::Okay), Ok(Err(EngineFault::Refused))));
         for (code, away) in [("OOM", true), ("LOADING", true), ("WRONGTYPE", false), ("NOPERM", false)] {
-            assert_eq!(fault_of(code, "") == Fault::Away, away, "{code}");
+            assert_eq!(fault_of(code, "") == EngineFault::Away, away, "{code}");
         }
-        assert_eq!(fault_of("ERR", "x script: OOM command not allowed"), Fault::Away);
+        assert_eq!(fault_of("ERR", "x script: OOM command not allowed"), EngineFault::Away);
     }
 }

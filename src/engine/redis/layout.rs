@@ -20,12 +20,12 @@ use crate::proto::centrifuge::shared::{
 };
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Names {
+pub struct RedisNames {
     pub prefix: String,
     pub is_cluster: bool,
 }
 
-impl Names {
+impl RedisNames {
     fn key(&self, kind: &str, channel: &str) -> String {
         let prefix = &self.prefix;
         match self.is_cluster {
@@ -76,7 +76,7 @@ impl Names {
 
 /// What comes through the Pub/Sub of a channel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Message {
+pub enum RedisMessage {
     /// With its position where the channel has a log.
     Publication(Option<Position>, SharedPublication),
     Join(ClientInfo),
@@ -85,7 +85,7 @@ pub enum Message {
 
 /// # Errors
 /// What is wrong with the message: no node of a known kind has written it.
-pub fn read_message(payload: &[u8]) -> Result<Message, &'static str> {
+pub fn read_message(payload: &[u8]) -> Result<RedisMessage, &'static str> {
     let Some(rest) = payload.strip_prefix(b"__") else {
         return publication(None, payload);
     };
@@ -108,17 +108,17 @@ pub fn read_message(payload: &[u8]) -> Result<Message, &'static str> {
         return publication(Some(position), rest);
     }
     if let Some(info) = rest.strip_prefix(b"j__") {
-        return decode_client_info(info).map(Message::Join).map_err(|fault| fault.0);
+        return decode_client_info(info).map(RedisMessage::Join).map_err(|fault| fault.0);
     }
     if let Some(info) = rest.strip_prefix(b"l__") {
-        return decode_client_info(info).map(Message::Leave).map_err(|fault| fault.0);
+        return decode_client_info(info).map(RedisMessage::Leave).map_err(|fault| fault.0);
     }
     Err("a kind of message that no known node writes")
 }
 
-fn publication(position: Option<Position>, message: &[u8]) -> Result<Message, &'static str> {
+fn publication(position: Option<Position>, message: &[u8]) -> Result<RedisMessage, &'static str> {
     let publication = decode_publication(message).map_err(|fault| fault.0)?;
-    Ok(Message::Publication(position, publication))
+    Ok(RedisMessage::Publication(position, publication))
 }
 
 /// `OFFSET:EPOCH`, to where `end` stands or to the end.
@@ -204,9 +204,9 @@ mod tests {
 
     #[test]
     fn keys_are_those_of_the_published_layout() {
-        let single = Names { prefix: "centrifugo".into(), is_cluster: false };
-        let cluster = Names { is_cluster: true, ..single.clone() };
-        let of = |names: &Names| {
+        let single = RedisNames { prefix: "centrifugo".into(), is_cluster: false };
+        let cluster = RedisNames { is_cluster: true, ..single.clone() };
+        let of = |names: &RedisNames| {
             [
                 names.stream("a:b"),
                 names.meta("a:b"),
@@ -254,25 +254,26 @@ mod tests {
     fn messages_of_other_nodes_are_read() {
         let read = |head: &[u8]| read_message(&[head, PUBLICATION].concat());
         let publication = decode_publication(PUBLICATION).unwrap();
-        assert_eq!(read(b""), Ok(Message::Publication(None, publication.clone())));
+        assert_eq!(read(b""), Ok(RedisMessage::Publication(None, publication.clone())));
         assert_eq!(
             read(b"__p1:16901:1700000000__"),
-            Ok(Message::Publication(at(16901, "1700000000"), publication.clone()))
+            Ok(RedisMessage::Publication(at(16901, "1700000000"), publication.clone()))
         );
         assert_eq!(read(b"__p1:1:xyz.123__"), Err("an epoch of an unknown form"));
         let length = PUBLICATION.len();
         let delta = format!("__d1:7:1700000000:4:a:_b:{length}:");
         assert_eq!(
             read(delta.as_bytes()),
-            Ok(Message::Publication(at(7, "1700000000"), publication.clone()))
+            Ok(RedisMessage::Publication(at(7, "1700000000"), publication.clone()))
         );
         let first = format!("__d1:1:abcd:0::{length}:");
-        assert_eq!(read(first.as_bytes()), Ok(Message::Publication(at(1, "abcd"), publication)));
+        assert_eq!(read(first.as_bytes()), Ok(RedisMessage::Publication(at(1, "abcd"), publication)));
         let info = ClientInfo { user: "u".into(), client: "c".into(), conn_info: None, chan_info: None };
         for joined in [true, false] {
             let message = write_event(joined, &info);
             assert_eq!(message, if joined { b"__j__\x0a\x01u\x12\x01c" } else { b"__l__\x0a\x01u\x12\x01c" });
-            let event = if joined { Message::Join(info.clone()) } else { Message::Leave(info.clone()) };
+            let event =
+                if joined { RedisMessage::Join(info.clone()) } else { RedisMessage::Leave(info.clone()) };
             assert_eq!(read_message(&message), Ok(event));
         }
     }

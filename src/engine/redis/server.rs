@@ -24,20 +24,20 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::base::ids::ChannelName;
-use crate::engine::inlet::{Event, Incoming, Inlet};
-use crate::engine::job::{Done, Fault, Job, Task};
+use crate::engine::inlet::{Incoming, Inlet, InletEvent};
+use crate::engine::job::{Done, EngineFault, EngineJob, Task};
 use crate::engine::limits::{HEARTBEAT, RECONNECT_MAX, RECONNECT_MIN};
-use crate::engine::link::{Change, Link};
+use crate::engine::link::{EngineLink, LinkChange};
 use crate::engine::redis::address::{Address, AddressKind};
-use crate::engine::redis::command::{Trouble, command, fault_of, outcome};
-use crate::engine::redis::layout::{Names, read_message};
+use crate::engine::redis::command::{RedisTrouble, command, fault_of, outcome};
+use crate::engine::redis::layout::{RedisNames, read_message};
 use crate::engine::redis::scripts;
-use crate::engine::standing::{Standing, Stands, is_untrusted};
+use crate::engine::standing::{Stands, SubscriptionStanding, is_untrusted};
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
 /// Certificates in PEM, as read from the files of the configuration.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct TlsFiles {
+pub struct RedisTlsFiles {
     pub ca: Option<Vec<u8>>,
     /// Certificate and key.
     pub client: Option<(Vec<u8>, Vec<u8>)>,
@@ -46,44 +46,46 @@ pub struct TlsFiles {
 pub struct Server {
     pub number: usize,
     pub address: Address,
-    pub tls: TlsFiles,
-    pub names: Names,
+    pub tls: RedisTlsFiles,
+    pub names: RedisNames,
     pub node_uid: String,
     /// For a connection to be made, and for an answer.
     pub connect_timeout: Duration,
     pub timeout: Duration,
-    pub link: Arc<Link>,
+    pub link: Arc<EngineLink>,
     pub inlet: Arc<Inlet>,
-    pub standing: Arc<Standing>,
+    pub standing: Arc<SubscriptionStanding>,
 }
 
 #[derive(Clone)]
-enum Commands {
+enum RedisCommands {
     One(MultiplexedConnection),
     Cluster(ClusterConnection),
 }
 
-struct Connections {
-    commands: Commands,
+struct RedisConnections {
+    commands: RedisCommands,
     sink: PubSubSink,
     messages: PubSubStream,
 }
 
 /// Tasks that a server has been given: whatever becomes of it, each is answered.
 struct UnderWay<'s> {
-    jobs: Vec<Job>,
+    jobs: Vec<EngineJob>,
     inlet: &'s Inlet,
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        self.jobs.drain(..).for_each(|job| self.inlet.push(Event::Finished(job.then, Err(Fault::Away))));
+        self.jobs
+            .drain(..)
+            .for_each(|job| self.inlet.push(InletEvent::Finished(job.then, Err(EngineFault::Away))));
     }
 }
 
 impl UnderWay<'_> {
-    fn finish(&self, job: Job, outcome: Result<Done, Fault>) {
-        self.inlet.push(Event::Finished(job.then, outcome));
+    fn finish(&self, job: EngineJob, outcome: Result<Done, EngineFault>) {
+        self.inlet.push(InletEvent::Finished(job.then, outcome));
     }
 }
 
@@ -97,7 +99,7 @@ impl Server {
                     pause = RECONNECT_MIN;
                     self.link.set_up(true);
                     self.standing.set(self.number, Stands::Up);
-                    self.inlet.push(Event::Up(self.number));
+                    self.inlet.push(InletEvent::Up(self.number));
                     tracing::info!("engine: {} is there", self.address);
                     let why = self.serve(connections).await;
                     self.link.set_up(false);
@@ -118,7 +120,7 @@ impl Server {
             self.standing.set(self.number, stands);
             self.link.drop_changes();
             self.refuse_waiting();
-            self.inlet.push(Event::Down(self.number));
+            self.inlet.push(InletEvent::Down(self.number));
             // Nodes that lost it together do not come back together.
             let until = pause.mul_f64(0.5 + fastrand::f64());
             let _ = timeout(until, async {
@@ -144,7 +146,7 @@ impl Server {
 
     // --- connecting
 
-    async fn connect(&self) -> Result<Connections, RedisError> {
+    async fn connect(&self) -> Result<RedisConnections, RedisError> {
         let patience = self.connect_timeout * 2;
         match timeout(patience, self.try_connect()).await {
             Ok(connected) => connected,
@@ -152,7 +154,7 @@ impl Server {
         }
     }
 
-    async fn try_connect(&self) -> Result<Connections, RedisError> {
+    async fn try_connect(&self) -> Result<RedisConnections, RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.timeout));
@@ -165,19 +167,19 @@ impl Server {
                 if self.address.tls {
                     builder = builder.tls(TlsMode::Secure).certs(self.certificates());
                 }
-                let commands = Commands::Cluster(builder.build()?.get_async_connection().await?);
+                let commands = RedisCommands::Cluster(builder.build()?.get_async_connection().await?);
                 // Any node of a cluster hears what is published at another one.
                 (commands, None)
             }
             AddressKind::Single => {
                 let client = self.client(0)?;
                 let commands = client.get_multiplexed_async_connection_with_config(&config).await?;
-                (Commands::One(commands), Some(client))
+                (RedisCommands::One(commands), Some(client))
             }
             AddressKind::Sentinel { master, user, password } => {
                 let client = self.master(master, user.as_deref(), password.as_deref()).await?;
                 let commands = client.get_multiplexed_async_connection_with_config(&config).await?;
-                (Commands::One(commands), Some(client))
+                (RedisCommands::One(commands), Some(client))
             }
         };
         let pubsub = match client {
@@ -186,7 +188,7 @@ impl Server {
         };
         let (mut sink, messages) = pubsub.split();
         sink.subscribe(&[self.names.control(), self.names.node(&self.node_uid)]).await?;
-        let mut connections = Connections { commands, sink, messages };
+        let mut connections = RedisConnections { commands, sink, messages };
         self.check_role(&mut connections.commands).await?;
         Ok(connections)
     }
@@ -276,8 +278,8 @@ impl Server {
     }
 
     /// A replica takes no publication: its master is elsewhere.
-    async fn check_role(&self, commands: &mut Commands) -> Result<(), RedisError> {
-        let Commands::One(connection) = commands else { return Ok(()) };
+    async fn check_role(&self, commands: &mut RedisCommands) -> Result<(), RedisError> {
+        let RedisCommands::One(connection) = commands else { return Ok(()) };
         match cmd("ROLE").query_async::<Value>(connection).await {
             Ok(Value::Array(parts)) => match parts.first() {
                 Some(Value::BulkString(role)) if role == b"slave" => {
@@ -295,8 +297,8 @@ impl Server {
     // --- serving
 
     /// Until something is wrong. Says what.
-    async fn serve(&self, connections: Connections) -> String {
-        let Connections { commands, sink, messages } = connections;
+    async fn serve(&self, connections: RedisConnections) -> String {
+        let RedisConnections { commands, sink, messages } = connections;
         tokio::select! {
             why = self.run_jobs(commands) => why,
             why = self.run_changes(sink) => why,
@@ -304,7 +306,7 @@ impl Server {
         }
     }
 
-    async fn run_jobs(&self, mut commands: Commands) -> String {
+    async fn run_jobs(&self, mut commands: RedisCommands) -> String {
         loop {
             let jobs = self.link.take_batch();
             if jobs.is_empty() {
@@ -316,8 +318,8 @@ impl Server {
                 continue;
             }
             let done = match &mut commands {
-                Commands::One(connection) => self.run_batch(connection, jobs).await,
-                Commands::Cluster(connection) => self.run_in_cluster(connection, jobs).await,
+                RedisCommands::One(connection) => self.run_batch(connection, jobs).await,
+                RedisCommands::Cluster(connection) => self.run_in_cluster(connection, jobs).await,
             };
             if let Err(why) = done {
                 return why;
@@ -326,7 +328,11 @@ impl Server {
     }
 
     /// One write, and the answers in their order.
-    async fn run_batch(&self, connection: &mut MultiplexedConnection, jobs: Vec<Job>) -> Result<(), String> {
+    async fn run_batch(
+        &self,
+        connection: &mut MultiplexedConnection,
+        jobs: Vec<EngineJob>,
+    ) -> Result<(), String> {
         let mut under_way = UnderWay { jobs, inlet: &self.inlet };
         let pipeline = self.pipeline(&under_way.jobs, true);
         let answers = send(connection, &pipeline).await?;
@@ -334,10 +340,10 @@ impl Server {
         for (job, answer) in std::mem::take(&mut under_way.jobs).into_iter().zip(answers) {
             match outcome(&job.what, answer) {
                 Ok(outcome) => under_way.finish(job, outcome),
-                Err(Trouble::UnknownScript) => unknown.push(job),
-                Err(Trouble::ReadOnly) => {
+                Err(RedisTrouble::UnknownScript) => unknown.push(job),
+                Err(RedisTrouble::ReadOnly) => {
                     read_only = true;
-                    under_way.finish(job, Err(Fault::Away));
+                    under_way.finish(job, Err(EngineFault::Away));
                 }
             }
         }
@@ -347,7 +353,7 @@ impl Server {
             let pipeline = self.pipeline(&under_way.jobs, false);
             let answers = send(connection, &pipeline).await?;
             for (job, answer) in std::mem::take(&mut under_way.jobs).into_iter().zip(answers) {
-                let outcome = outcome(&job.what, answer).unwrap_or(Err(Fault::Away));
+                let outcome = outcome(&job.what, answer).unwrap_or(Err(EngineFault::Away));
                 under_way.finish(job, outcome);
             }
             self.load_scripts(connection).await;
@@ -355,7 +361,7 @@ impl Server {
         if read_only { Err("the server is a replica".to_owned()) } else { Ok(()) }
     }
 
-    fn pipeline(&self, jobs: &[Job], by_hash: bool) -> Pipeline {
+    fn pipeline(&self, jobs: &[EngineJob], by_hash: bool) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(jobs.len());
         jobs.iter().for_each(|job| _ = pipeline.add_command(command(&job.what, &self.names, by_hash)));
         pipeline
@@ -368,8 +374,12 @@ impl Server {
     }
 
     /// A cluster's nodes are asked at the same time, what is about one channel one after the other.
-    async fn run_in_cluster(&self, connection: &ClusterConnection, jobs: Vec<Job>) -> Result<(), String> {
-        let mut by_channel: HashMap<Option<ChannelName>, Vec<Job>> = HashMap::new();
+    async fn run_in_cluster(
+        &self,
+        connection: &ClusterConnection,
+        jobs: Vec<EngineJob>,
+    ) -> Result<(), String> {
+        let mut by_channel: HashMap<Option<ChannelName>, Vec<EngineJob>> = HashMap::new();
         for job in jobs {
             by_channel.entry(channel_of(&job.what).cloned()).or_default().push(job);
         }
@@ -387,7 +397,7 @@ impl Server {
                         answer = connection.req_packed_command(&command(&job.what, &names, false)).await;
                     }
                     let done = match answer {
-                        Ok(answer) => outcome(&job.what, answer).unwrap_or(Err(Fault::Away)),
+                        Ok(answer) => outcome(&job.what, answer).unwrap_or(Err(EngineFault::Away)),
                         Err(error) => {
                             if error.is_unrecoverable_error() || error.is_timeout() {
                                 lost = Some(error.to_string());
@@ -427,18 +437,18 @@ impl Server {
             let mut changes = changes.into_iter().peekable();
             while let Some(change) = changes.next() {
                 // Neighbours of one kind leave in one command, in their order.
-                let subscribes = matches!(change, Change::Subscribe(..));
+                let subscribes = matches!(change, LinkChange::Subscribe(..));
                 let (mut names, mut numbers) = (Vec::new(), Vec::new());
                 let mut take = |change| match change {
-                    Change::Subscribe(channel, number) => {
+                    LinkChange::Subscribe(channel, number) => {
                         names.push(self.names.client(&channel));
                         numbers.push(number);
                     }
-                    Change::Unsubscribe(channel) => names.push(self.names.client(&channel)),
+                    LinkChange::Unsubscribe(channel) => names.push(self.names.client(&channel)),
                 };
                 take(change);
                 while let Some(next) =
-                    changes.next_if(|next| matches!(next, Change::Subscribe(..)) == subscribes)
+                    changes.next_if(|next| matches!(next, LinkChange::Subscribe(..)) == subscribes)
                 {
                     take(next);
                 }
@@ -447,7 +457,7 @@ impl Server {
                     false => timeout(self.timeout, sink.unsubscribe(&names)).await,
                 };
                 match done {
-                    Ok(Ok(())) => self.inlet.push(Event::Subscribed(numbers)),
+                    Ok(Ok(())) => self.inlet.push(InletEvent::Subscribed(numbers)),
                     Ok(Err(error)) => return format!("Pub/Sub: {error}"),
                     Err(_) => return "Pub/Sub: no answer in time".to_owned(),
                 }
@@ -473,7 +483,7 @@ impl Server {
                     }
                 },
             };
-            self.inlet.push(Event::Message(incoming));
+            self.inlet.push(InletEvent::Message(incoming));
         }
         "Pub/Sub: the connection has ended".to_owned()
     }
@@ -510,12 +520,12 @@ fn is_unknown_script(answer: &Result<Value, RedisError>) -> bool {
     }
 }
 
-fn fault(error: &RedisError) -> Fault {
+fn fault(error: &RedisError) -> EngineFault {
     match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => {
             fault_of(error.code().unwrap_or_default(), error.detail().unwrap_or_default())
         }
-        _ => Fault::Away,
+        _ => EngineFault::Away,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::ids::Offset;
 use crate::base::publication::Publication;
 use crate::hub::followed::{ChannelIndex, FollowedChannels, ITEM_BYTES};
-use crate::hub::waiting::Waiting;
+use crate::hub::waiting::WaitingValues;
 
 fn bytes_of(publication: &Publication) -> usize {
     publication.weight() + ITEM_BYTES
@@ -17,7 +17,7 @@ impl FollowedChannels {
         self.make_room(index);
         let on_way = self.channels[index as usize].on_way();
         let pacing = on_way.pacing.get_or_insert_default();
-        let waiting = pacing.waiting.get_or_insert_with(|| Box::new(Waiting::behind(before)));
+        let waiting = pacing.waiting.get_or_insert_with(|| Box::new(WaitingValues::behind(before)));
         let added = bytes_of(&publication);
         let freed = waiting.put(publication).map_or(0, |replaced| bytes_of(&replaced));
         self.conflated += u64::from(freed > 0);

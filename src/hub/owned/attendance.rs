@@ -9,7 +9,7 @@ use super::channel::Channel;
 use crate::base::ids::ConnId;
 use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
-use crate::hub::attendance::{Attendance, Change, Due, Left};
+use crate::hub::attendance::{Attendance, AttendanceChange, Due, Left};
 use crate::hub::options::PresenceBy;
 use crate::hub::requests::JoinLeaveEvent;
 use crate::record::{InfoRecord, Moment, WaitingRecord};
@@ -115,7 +115,7 @@ impl OwnedChannels {
     /// What waits in a channel, in its order.
     pub(super) fn waiting_records(&self, slot: u32, now: Time) -> Vec<WaitingRecord> {
         let waiting = self.attendances.get(&slot).into_iter().flat_map(Attendance::each_waiting);
-        let record = |(change, conn, at): (&Change, Option<ConnId>, Time)| WaitingRecord {
+        let record = |(change, conn, at): (&AttendanceChange, Option<ConnId>, Time)| WaitingRecord {
             joined: change.joined,
             info: InfoRecord::of(&change.info),
             peer: conn.map(ConnId::to_bits),

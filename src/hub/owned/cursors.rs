@@ -8,7 +8,7 @@ use crate::base::publication::{Since, SinceEpoch};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
 use crate::hub::cursors::{
-    AckKind, AckRequest, Cursor, CursorKey, Cursors, GONE_MAX, NamedCursor, UserCursors,
+    AckKind, AckRequest, CursorKey, Cursors, GONE_MAX, MemberCursor, NamedCursor, UserCursors,
 };
 use crate::hub::log_store::{Append, Durable, Ticket};
 use crate::hub::options::ChannelOptions;
@@ -39,7 +39,7 @@ impl OwnedChannels {
         // Of one that is not known nothing was published.
         let top = self.known(&ask.channel).map(|channel| channel.position());
         let top = top.ok_or(ErrorCode::BadRequest)?;
-        let (mut to, mut valid) = (Cursor::default(), false);
+        let (mut to, mut valid) = (MemberCursor::default(), false);
         let mut outcomes: Vec<(u8, AckOutcome)> = Vec::with_capacity(ask.acks.len());
         for ack in &ask.acks {
             let outcome = if !ack.epoch.matches(top.epoch) {
@@ -53,7 +53,7 @@ impl OwnedChannels {
                     AckKind::Read => &mut to.read,
                 };
                 *offset = ack.offset.max(*offset);
-                Ok(Cursor::default())
+                Ok(MemberCursor::default())
             };
             outcomes.push((ack.place, outcome));
         }
@@ -75,9 +75,9 @@ impl OwnedChannels {
     fn move_cursor(
         &mut self,
         ask: &AckRequest,
-        to: Cursor,
+        to: MemberCursor,
         rows_max: usize,
-    ) -> Result<(Cursor, Option<Ticket>), ErrorCode> {
+    ) -> Result<(MemberCursor, Option<Ticket>), ErrorCode> {
         let AckRequest { channel, user, device, .. } = ask;
         let slot = self.slot_named(channel).ok_or(ErrorCode::BadRequest)?;
         let (all, all_max) = (self.counts.cursors, self.limits.cursors_max);
@@ -109,7 +109,7 @@ impl OwnedChannels {
         } else {
             self.behind_pending(slot)?
         };
-        Ok((Cursor { received: moved.cursor.received, read: moved.read }, ticket))
+        Ok((MemberCursor { received: moved.cursor.received, read: moved.read }, ticket))
     }
 
     /// Gives the store what has changed. With a ticket it holds when that is kept.
@@ -183,7 +183,7 @@ impl OwnedChannels {
         for user in users {
             if cursors.add(user, at, |_| true, &mut self.cursor_names) == Ok(true) {
                 let (user, device) = (user.clone(), UserName::default());
-                added.push(NamedCursor { user, device, cursor: Cursor { received: at, read: at } });
+                added.push(NamedCursor { user, device, cursor: MemberCursor { received: at, read: at } });
             }
         }
         self.counts.cursors += added.len();
@@ -258,7 +258,7 @@ impl OwnedChannels {
         if offset > self.known(channel).map_or(Offset(0), |channel| channel.position().offset) {
             return Err(ErrorCode::BadRequest);
         }
-        let has = |cursor: &Cursor| match kind {
+        let has = |cursor: &MemberCursor| match kind {
             AckKind::Received => cursor.received >= offset,
             AckKind::Read => cursor.read >= offset,
         };
@@ -448,7 +448,7 @@ impl OwnedChannels {
 
 impl MemberCursorRecord {
     pub fn of(named: &NamedCursor) -> MemberCursorRecord {
-        let NamedCursor { user, device, cursor: Cursor { received, read } } = named;
+        let NamedCursor { user, device, cursor: MemberCursor { received, read } } = named;
         MemberCursorRecord { user: user.clone(), device: device.clone(), received: *received, read: *read }
     }
 
@@ -457,7 +457,7 @@ impl MemberCursorRecord {
         NamedCursor {
             user: user.clone(),
             device: device.clone(),
-            cursor: Cursor { received: *received, read: *read },
+            cursor: MemberCursor { received: *received, read: *read },
         }
     }
 }

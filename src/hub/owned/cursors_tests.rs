@@ -11,7 +11,7 @@ use crate::base::ids::Position;
 use crate::base::prng::Prng;
 use crate::base::publication::SinceEpoch;
 use crate::hub::cursors::Ack;
-use crate::hub::log_store::{Done, Entry, LogStore, ReadBack};
+use crate::hub::log_store::{LogStore, ReadBack, StoreDone, StoreEntry};
 use crate::hub::owned::OFFSET_JUMP;
 use crate::hub::requests::{PublishRequest, Released};
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
@@ -35,7 +35,7 @@ struct OnShelf {
 }
 
 impl LogStore for Shelf {
-    fn append(&mut self, entry: Entry<'_>, _: Time) -> Append {
+    fn append(&mut self, entry: StoreEntry<'_>, _: Time) -> Append {
         self.0.lock().records.push(entry.to_record());
         Append::Done
     }
@@ -44,13 +44,13 @@ impl LogStore for Shelf {
         ReadBack::Nothing
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         let mut shelf = self.0.lock();
         if shelf.done == shelf.waiting {
             return None;
         }
         shelf.done += 1;
-        Some((Ticket(shelf.done), Done::Appended(Ok(()))))
+        Some((Ticket(shelf.done), StoreDone::Appended(Ok(()))))
     }
 
     fn keep_cursors(&mut self, cursors: StoredCursors, sync: bool) -> Append {
@@ -136,7 +136,7 @@ fn ack(
 }
 
 fn at(received: u64, read: u64) -> AckOutcome {
-    Ok(Cursor { received: Offset(received), read: Offset(read) })
+    Ok(MemberCursor { received: Offset(received), read: Offset(read) })
 }
 
 fn names(page: &MembersPage) -> Vec<&str> {
@@ -226,7 +226,7 @@ fn members_are_counted_listed_and_taken_out() {
 }
 
 /// Everything that a channel has of its members.
-fn state(owned: &OwnedChannels, channel: &str) -> Vec<(String, String, Cursor)> {
+fn state(owned: &OwnedChannels, channel: &str) -> Vec<(String, String, MemberCursor)> {
     let page = owned.cursors_page(channel, None, "", 1000).unwrap().cursors;
     let mut all: Vec<_> = page
         .into_iter()

@@ -8,7 +8,7 @@ use crate::base::publication::Publication;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::history::{Log, entry_bytes};
-use crate::hub::idempotency::Owner;
+use crate::hub::idempotency::KeyOwner;
 use crate::hub::owned::channel::Channel;
 use crate::hub::sequencer::Version;
 use crate::record::{ValuesRecord, VersionRecord};
@@ -25,7 +25,7 @@ impl OwnedChannels {
 
     pub(super) fn remember_key(
         &mut self,
-        owner: Owner,
+        owner: KeyOwner,
         key: &str,
         position: Position,
         expires: Time,
@@ -50,7 +50,7 @@ impl OwnedChannels {
         }
     }
 
-    pub(super) fn key_dropped(&mut self, owner: Owner) {
+    pub(super) fn key_dropped(&mut self, owner: KeyOwner) {
         // The channel may have been forgotten at a mention, before this key was swept.
         if let Some(channel) = self.channels.get_mut(owner.slot)
             && channel.life == owner.life

@@ -8,9 +8,9 @@ use crate::base::ids::{Offset, Position};
 use crate::base::publication::{Encoded, Publication, Publications};
 use crate::base::time::Time;
 use crate::hub::history::Log;
-use crate::hub::idempotency::Owner;
+use crate::hub::idempotency::KeyOwner;
 use crate::hub::limits::{APPEND_PATIENCE, APPENDS_MAX, IDEMPOTENCY_KEY_TTL};
-use crate::hub::log_store::{Append, Done, Durable, Entry, Pending, ReadBack, goes_on};
+use crate::hub::log_store::{Append, Durable, Pending, ReadBack, StoreDone, StoreEntry, goes_on};
 use crate::hub::requests::{PublishRequest, Published, ReadAnswer, Reading, Recovery, Released, Since};
 use crate::hub::sequencer::Version;
 
@@ -43,7 +43,7 @@ impl OwnedChannels {
         }
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
-        let owner = Owner { slot, life: channel.life };
+        let owner = KeyOwner { slot, life: channel.life };
         if let Err(error_code) = channel.options.admit(&mut ask.data, ask.contents) {
             self.settle(slot);
             return Err(error_code);
@@ -106,7 +106,7 @@ impl OwnedChannels {
             let sync = channel.options.durable != Durable::Async;
             let bytes = channel.options.is_of_bytes();
             let (publication, version, version_epoch) = (&publication, ask.version, &*version_epoch);
-            let entry = Entry { publication, position, key, version, version_epoch, sync, bytes };
+            let entry = StoreEntry { publication, position, key, version, version_epoch, sync, bytes };
             match self.store.append(entry, now) {
                 Append::Done => {}
                 Append::Refused(error_code) => {
@@ -135,7 +135,7 @@ impl OwnedChannels {
     /// A publication is part of its channel's log from now on, or of nothing when its offset is 0.
     fn keep(
         &mut self,
-        owner: Owner,
+        owner: KeyOwner,
         publication: &Arc<Publication>,
         at: Position,
         key: &str,
@@ -180,21 +180,21 @@ impl OwnedChannels {
                 return Some(Released::Published(pending.ticket, self.release(owner, pending, kept, now)));
             }
             match self.store.take_done()? {
-                (ticket, Done::Appended(kept)) => {
+                (ticket, StoreDone::Appended(kept)) => {
                     if !self.appends.done(ticket, kept) {
                         // Tickets come back in the order in which they were given.
                         self.cursors_pending = self.cursors_pending.filter(|pending| *pending > ticket);
                         return Some(Released::Cursors(ticket, kept));
                     }
                 }
-                (ticket, Done::Read(publications)) => return Some(Released::Read(ticket, publications)),
+                (ticket, StoreDone::Read(publications)) => return Some(Released::Read(ticket, publications)),
             }
         }
     }
 
     fn release(
         &mut self,
-        owner: Owner,
+        owner: KeyOwner,
         pending: Pending,
         kept: Result<(), ErrorCode>,
         now: Time,

@@ -18,7 +18,7 @@ use crate::base::publication::{ClientInfo, Visibility};
 use crate::base::time::Time;
 use crate::hub::creators::BUCKETS;
 use crate::hub::history::entry_bytes;
-use crate::hub::idempotency::Owner;
+use crate::hub::idempotency::KeyOwner;
 use crate::hub::presence::Inserted;
 use crate::hub::sequencer::{Sequencer, Version};
 use crate::record::{
@@ -257,7 +257,7 @@ impl OwnedChannels {
         let now = self.advance(written);
         for key in part.keys {
             let (slot, channel) = self.restored(&key.channel)?;
-            let owner = Owner { slot, life: channel.life };
+            let owner = KeyOwner { slot, life: channel.life };
             let expires = key.expires.at(written);
             // The same key twice is of before and after it was over: the later one counts, as it did.
             self.remember_key(owner, &key.key, key.position, expires, now);

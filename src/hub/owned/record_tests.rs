@@ -12,7 +12,7 @@ use crate::hub::creators::Creator;
 use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest, Recovery, Since, SinceEpoch};
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
-use crate::record::{self, Kind};
+use crate::record::{self, RecordKind};
 
 fn owned(prng: &mut Prng, limits: HubLimits) -> OwnedChannels {
     let ttl = Duration::from_secs(60);
@@ -51,12 +51,12 @@ fn read(owned: &mut OwnedChannels, bytes: &[u8], now: Time) -> Result<(), Record
     while !rest.is_empty() {
         let (unread, behind) = record::next(rest)?;
         match unread.kind {
-            Kind::Channel => owned.restore(&unread.read()?, now)?,
-            Kind::ChannelLog => owned.restore_log(unread.read()?, now)?,
-            Kind::ChannelMembers => {
+            RecordKind::Channel => owned.restore(&unread.read()?, now)?,
+            RecordKind::ChannelLog => owned.restore_log(unread.read()?, now)?,
+            RecordKind::ChannelMembers => {
                 owned.restore_members(unread.read()?, &|peer| Some(moved(peer)), now)?;
             }
-            Kind::Keys => owned.restore_keys(unread.read()?, now)?,
+            RecordKind::Keys => owned.restore_keys(unread.read()?, now)?,
             other => panic!("{other:?} of an owner"),
         }
         rest = behind;
@@ -254,7 +254,7 @@ fn a_long_log_and_a_crowd_go_in_parts() {
         rest = behind;
     }
     let count = |kind| kinds.iter().filter(|other| **other == kind).count();
-    assert!(count(Kind::ChannelLog) > 3 && count(Kind::ChannelMembers) > 2, "{kinds:?}");
+    assert!(count(RecordKind::ChannelLog) > 3 && count(RecordKind::ChannelMembers) > 2, "{kinds:?}");
     let mut new = OwnedChannels::new(namespaces, HubLimits::default(), prng);
     read(&mut new, &bytes, now).unwrap();
     assert_eq!((new.retained("c"), new.counts().subscriptions), (500, 20_000));

@@ -15,7 +15,7 @@ use crate::base::publication::Publication;
 use crate::base::time::Time;
 use crate::hub::cursors::CursorKey;
 use crate::hub::history::{Log, entry_bytes};
-use crate::hub::idempotency::Owner;
+use crate::hub::idempotency::KeyOwner;
 use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 use crate::hub::log_store::{Durable, Pending};
 use crate::hub::sequencer::{Sequencer, Version};
@@ -91,7 +91,7 @@ impl OwnedChannels {
                 (copying.slot, copying.below) = (slot + 1, None);
                 continue;
             };
-            let owner = Owner { slot, life: channel.life };
+            let owner = KeyOwner { slot, life: channel.life };
             let pending: Vec<&Pending> =
                 self.appends.of(owner).map(|appends| appends.all().collect()).unwrap_or_default();
             let (entries, bytes, oldest) = part_before(channel, &pending, copying.below);
@@ -400,7 +400,7 @@ impl OwnedChannels {
 
     fn take_key(&mut self, slot: u32, key: &str, position: Position, time_ms: u64, at: StoredMoment) {
         let Some(channel) = self.channels.get(slot) else { return };
-        let owner = Owner { slot, life: channel.life };
+        let owner = KeyOwner { slot, life: channel.life };
         let age_ms = at.wall_ms.saturating_sub(time_ms);
         let left_ms = (IDEMPOTENCY_KEY_TTL.as_millis() as u64).saturating_sub(age_ms);
         if key.len() > self.limits.key_bytes_max

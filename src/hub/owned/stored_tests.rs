@@ -10,7 +10,7 @@ use crate::base::bytes::Bytes;
 use crate::base::prng::Prng;
 use crate::base::publication::PayloadForm;
 use crate::hub::creators::Creator;
-use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
+use crate::hub::log_store::{Append, LogStore, ReadBack, StoreDone, StoreEntry, Ticket};
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::hub::{ChannelKind, ChannelOptions, HubLimits, Namespaces};
 
@@ -21,7 +21,7 @@ const AT: StoredMoment = StoredMoment { now: Time(5_000_000_000), wall_ms: 1_000
 struct Shelf(Arc<Mutex<(Vec<StoredRecord>, u64)>>);
 
 impl LogStore for Shelf {
-    fn append(&mut self, entry: Entry<'_>, _: Time) -> Append {
+    fn append(&mut self, entry: StoreEntry<'_>, _: Time) -> Append {
         self.0.lock().0.push(entry.to_record());
         Append::Done
     }
@@ -30,7 +30,7 @@ impl LogStore for Shelf {
         ReadBack::Nothing
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         None
     }
 

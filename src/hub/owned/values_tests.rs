@@ -13,7 +13,7 @@ use crate::base::ids::{ChannelName, ConnId, ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, IS_REMOVED, KEY_TAG, REMOVED_TAG, Since, SinceEpoch, Visibility};
 use crate::hub::creators::Creator;
-use crate::hub::log_store::{Append, Done, Durable, Entry, LogStore, ReadBack};
+use crate::hub::log_store::{Append, Durable, LogStore, ReadBack, StoreDone, StoreEntry};
 use crate::hub::owned::{OwnedChannels, StoredMoment, Taken};
 use crate::hub::requests::{HistoryRequest, JoinRequest, Pace, Published, Reading, Recovery};
 use crate::hub::{ChannelKind, ChannelOptions, HubLimits, Namespaces};
@@ -28,7 +28,7 @@ const STEPS: usize = 250;
 struct Shelf(Arc<Mutex<(Vec<StoredRecord>, u64)>>);
 
 impl LogStore for Shelf {
-    fn append(&mut self, entry: Entry<'_>, _: Time) -> Append {
+    fn append(&mut self, entry: StoreEntry<'_>, _: Time) -> Append {
         self.0.lock().0.push(entry.to_record());
         Append::Done
     }
@@ -37,7 +37,7 @@ impl LogStore for Shelf {
         panic!("memory has all that there is of values")
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         None
     }
 

@@ -9,7 +9,7 @@ use crate::base::event::{AckedEvent, DeviceAck, UnackedEvent, UnackedUser, What}
 use crate::base::ids::{ChannelName, Epoch, Offset, UserName};
 use crate::base::publication::Publication;
 use crate::base::time::Time;
-use crate::hub::cursors::{Cursor, Cursors, NamedCursor, Names};
+use crate::hub::cursors::{Cursors, MemberCursor, NamedCursor, Names};
 use crate::hub::log_store::{Append, Durable};
 use crate::hub::watch::{CursorNotice, SENT_MAX, Sent, Watch};
 use crate::record::{MarkRecord, MemberCursorRecord, Moment, SentRecord, StoredCursors, WatchRecord};
@@ -341,7 +341,7 @@ impl Acks {
     }
 
     fn push(&mut self, named: NamedCursor) {
-        let NamedCursor { user, device, cursor: Cursor { received, read } } = named;
+        let NamedCursor { user, device, cursor: MemberCursor { received, read } } = named;
         self.bytes += ENTRY_BYTES + user.len() + device.len();
         self.entries.push(DeviceAck { user, device, received, read });
     }

@@ -10,7 +10,7 @@ use crate::base::ids::Position;
 use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, SinceEpoch};
 use crate::hub::cursors::{Ack, AckKind, AckRequest};
-use crate::hub::log_store::{Done, Entry, LogStore, ReadBack, Ticket};
+use crate::hub::log_store::{LogStore, ReadBack, StoreDone, StoreEntry, Ticket};
 use crate::hub::owned::StoredMoment;
 use crate::hub::requests::PublishRequest;
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
@@ -21,7 +21,7 @@ use crate::record::{MembersPart, StoredRecord};
 struct Shelf(Arc<Mutex<Vec<StoredRecord>>>);
 
 impl LogStore for Shelf {
-    fn append(&mut self, entry: Entry<'_>, _: Time) -> Append {
+    fn append(&mut self, entry: StoreEntry<'_>, _: Time) -> Append {
         self.0.lock().push(entry.to_record());
         Append::Done
     }
@@ -30,7 +30,7 @@ impl LogStore for Shelf {
         ReadBack::Nothing
     }
 
-    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+    fn take_done(&mut self) -> Option<(Ticket, StoreDone)> {
         None
     }
 

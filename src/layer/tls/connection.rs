@@ -7,14 +7,14 @@ use rustls::ServerConfig;
 
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::layer::tls::established::Established;
-use crate::layer::tls::handshake::{Failed, Handshake};
+use crate::layer::tls::handshake::{Failed, TlsHandshake};
 use crate::layer::tls::record::{alert, plain_alert};
-use crate::layer::{Fault, Layer, Opened, Step, StepKind};
+use crate::layer::{Fault, Layer, LayerStep, OpenedBytes, StepKind};
 use crate::record::LayerRecord;
 
 /// One connection.
 pub struct Tls {
-    pub(super) state: State,
+    pub(super) state: TlsState,
     /// To be sent before anything else.
     pub(super) first: Vec<u8>,
 }
@@ -23,8 +23,8 @@ pub struct Tls {
     clippy::large_enum_variant,
     reason = "nearly all are established, and one piece of memory is less than two"
 )]
-pub(super) enum State {
-    Handshake(Box<Handshake>),
+pub(super) enum TlsState {
+    Handshake(Box<TlsHandshake>),
     Established(Established),
     /// `first` is all there is to say.
     Failed,
@@ -35,41 +35,41 @@ const _: () = assert!(size_of::<Tls>() <= 336);
 
 impl Tls {
     pub fn new(config: Arc<ServerConfig>) -> Tls {
-        Tls { state: State::Handshake(Box::new(Handshake::new(config))), first: Vec::new() }
+        Tls { state: TlsState::Handshake(Box::new(TlsHandshake::new(config))), first: Vec::new() }
     }
 
     /// One of another process, behind its handshake; `None` for what none is.
     pub fn from_record(record: &LayerRecord) -> Option<Tls> {
         let established = Established::from_record(record)?;
-        Some(Tls { state: State::Established(established), first: record.first.to_vec() })
+        Some(Tls { state: TlsState::Established(established), first: record.first.to_vec() })
     }
 
     fn fail(&mut self, Failed { fault, outgoing }: Failed) -> Fault {
         self.first = outgoing;
-        self.state = State::Failed;
+        self.state = TlsState::Failed;
         fault
     }
 }
 
 impl Layer for Tls {
-    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Opened<'a>) {
+    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, OpenedBytes<'a>) {
         let given = bytes.len();
         // In two steps: the borrow of what is opened may last as long as `self`.
-        if let State::Handshake(handshake) = &mut self.state {
+        if let TlsState::Handshake(handshake) = &mut self.state {
             let received = handshake.receive(bytes);
             return match received {
-                Ok(()) => (given, Opened::Nothing),
-                Err(failed) => (given, Opened::Fault(self.fail(failed))),
+                Ok(()) => (given, OpenedBytes::Nothing),
+                Err(failed) => (given, OpenedBytes::Fault(self.fail(failed))),
             };
         }
         match &mut self.state {
-            State::Established(established) => established.open(bytes),
-            State::Handshake(_) | State::Failed => (given, Opened::Nothing),
+            TlsState::Established(established) => established.open(bytes),
+            TlsState::Handshake(_) | TlsState::Failed => (given, OpenedBytes::Nothing),
         }
     }
 
     fn release(&mut self) {
-        if let State::Established(established) = &mut self.state {
+        if let TlsState::Established(established) = &mut self.state {
             established.release();
         }
     }
@@ -77,66 +77,70 @@ impl Layer for Tls {
     fn seal(&mut self, plain: &[Bytes], last: bool, sealed: &mut BytesMut) {
         sealed.extend_from_slice(&mem::take(&mut self.first));
         match &mut self.state {
-            State::Handshake(handshake) => {
+            TlsState::Handshake(handshake) => {
                 sealed.extend_from_slice(&handshake.take_outgoing());
                 if last {
                     // Given up before it began: by the node's limits or its end.
                     if handshake.is_unanswered() {
                         sealed.extend_from_slice(&plain_alert(alert::WARNING, alert::CLOSE_NOTIFY));
                     }
-                    self.state = State::Failed;
+                    self.state = TlsState::Failed;
                 }
             }
-            State::Established(established) => established.seal(plain, last, sealed),
-            State::Failed => {}
+            TlsState::Established(established) => established.seal(plain, last, sealed),
+            TlsState::Failed => {}
         }
     }
 
     fn is_ready(&self) -> bool {
-        matches!(self.state, State::Established(_))
+        matches!(self.state, TlsState::Established(_))
     }
 
     fn wants_step(&mut self) -> Option<StepKind> {
         match &mut self.state {
-            State::Handshake(handshake) => handshake.wants_step(),
+            TlsState::Handshake(handshake) => handshake.wants_step(),
             _ => None,
         }
     }
 
-    fn step(&mut self) -> Step {
-        let State::Handshake(handshake) = &mut self.state else { return Step::Nothing };
+    fn step(&mut self) -> LayerStep {
+        let TlsState::Handshake(handshake) = &mut self.state else { return LayerStep::Nothing };
         match handshake.step() {
-            Ok(None) => Step::Nothing,
+            Ok(None) => LayerStep::Nothing,
             Ok(Some(agreed)) => {
                 self.first = agreed.outgoing;
-                self.state = State::Established(agreed.established);
-                Step::Ready { resumed: agreed.resumed, certificate: agreed.certificate, rest: agreed.rest }
+                self.state = TlsState::Established(agreed.established);
+                LayerStep::Ready {
+                    resumed: agreed.resumed,
+                    certificate: agreed.certificate,
+                    rest: agreed.rest,
+                }
             }
-            Err(failed) => Step::Fault(self.fail(failed)),
+            Err(failed) => LayerStep::Fault(self.fail(failed)),
         }
     }
 
     fn wants_to_speak(&self) -> bool {
         let speaks = match &self.state {
-            State::Handshake(handshake) => handshake.has_outgoing(),
-            State::Established(established) => established.wants_to_speak(),
-            State::Failed => false,
+            TlsState::Handshake(handshake) => handshake.has_outgoing(),
+            TlsState::Established(established) => established.wants_to_speak(),
+            TlsState::Failed => false,
         };
         speaks || !self.first.is_empty()
     }
 
     fn to_record(&self) -> Option<LayerRecord> {
         match &self.state {
-            State::Established(established) => Some(established.to_record(&self.first)),
-            State::Handshake(_) | State::Failed => None,
+            TlsState::Established(established) => Some(established.to_record(&self.first)),
+            TlsState::Handshake(_) | TlsState::Failed => None,
         }
     }
 
     fn stored_bytes(&self) -> usize {
         let state = match &self.state {
-            State::Handshake(handshake) => handshake.stored_bytes(),
-            State::Established(established) => established.stored_bytes(),
-            State::Failed => 0,
+            TlsState::Handshake(handshake) => handshake.stored_bytes(),
+            TlsState::Established(established) => established.stored_bytes(),
+            TlsState::Failed => 0,
         };
         state + self.first.capacity()
     }

@@ -3,9 +3,9 @@
 use std::mem;
 
 use crate::base::bytes::{Bytes, BytesMut};
-use crate::layer::tls::keys::Key;
-use crate::layer::tls::record::{self, HEADER, PLAIN_MAX, Version, alert, kind};
-use crate::layer::{Fault, Opened};
+use crate::layer::tls::keys::RecordKey;
+use crate::layer::tls::record::{self, HEADER, PLAIN_MAX, SpokenVersion, alert, kind};
+use crate::layer::{Fault, OpenedBytes};
 use crate::record::LayerRecord;
 
 /// Records in a row that carry nothing plain: empty ones, warnings, key updates. No peer has a reason for more, and each
@@ -16,8 +16,8 @@ const EMPTY_RECORDS_MAX: u8 = 32;
 const KEY_UPDATE: [u8; 4] = [24, 0, 0, 1];
 
 pub struct Established {
-    tx: Key,
-    rx: Key,
+    tx: RecordKey,
+    rx: RecordKey,
     /// What has come of a record.
     partial: Vec<u8>,
     /// A record that came in pieces, opened: until it has been looked at.
@@ -37,7 +37,7 @@ pub struct Established {
 const _: () = assert!(size_of::<Established>() <= 288);
 
 impl Established {
-    pub fn new(tx: Key, rx: Key) -> Established {
+    pub fn new(tx: RecordKey, rx: RecordKey) -> Established {
         Established {
             tx,
             rx,
@@ -69,7 +69,7 @@ impl Established {
 
     /// `None` for what none is.
     pub fn from_record(record: &LayerRecord) -> Option<Established> {
-        let (tx, rx) = (Key::from_record(&record.sends)?, Key::from_record(&record.receives)?);
+        let (tx, rx) = (RecordKey::from_record(&record.sends)?, RecordKey::from_record(&record.receives)?);
         // A record that is whole would have been opened.
         let partial_fits = match record::header(&record.partial, Some(rx.version())) {
             Ok(None) => true,
@@ -88,10 +88,10 @@ impl Established {
     }
 
     /// See [`crate::layer::Layer::open`].
-    pub fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Opened<'a>) {
+    pub fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, OpenedBytes<'a>) {
         let given = bytes.len();
         if self.deaf {
-            return (given, Opened::Nothing);
+            return (given, OpenedBytes::Nothing);
         }
         if self.ended && self.tx.is_exhausted() {
             // A key of ours is exhausted: the client has read so, and may not know what to do about it.
@@ -103,7 +103,7 @@ impl Established {
                 Ok(Some(len)) => (len, self.open_record(Some(&mut bytes[..len]))),
                 Ok(None) => {
                     self.partial.extend_from_slice(bytes);
-                    (given, Opened::Nothing)
+                    (given, OpenedBytes::Nothing)
                 }
                 Err(fault) => (given, self.fail(fault)),
             };
@@ -112,7 +112,7 @@ impl Established {
         let mut taken = HEADER.saturating_sub(self.partial.len()).min(given);
         self.partial.extend_from_slice(&bytes[..taken]);
         let len = match record::header(&self.partial, version) {
-            Ok(None) => return (taken, Opened::Nothing),
+            Ok(None) => return (taken, OpenedBytes::Nothing),
             Ok(Some((_, len))) => len,
             Err(fault) => return (given, self.fail(fault)),
         };
@@ -120,13 +120,13 @@ impl Established {
         self.partial.extend_from_slice(&bytes[taken..taken + more]);
         taken += more;
         if self.partial.len() < len {
-            return (taken, Opened::Nothing);
+            return (taken, OpenedBytes::Nothing);
         }
         (taken, self.open_record(None))
     }
 
     /// A whole record: `theirs`, or what has been stored.
-    fn open_record<'a>(&'a mut self, mut theirs: Option<&'a mut [u8]>) -> Opened<'a> {
+    fn open_record<'a>(&'a mut self, mut theirs: Option<&'a mut [u8]>) -> OpenedBytes<'a> {
         let key = self.rx.ring_key();
         if theirs.is_none() {
             self.opened = mem::take(&mut self.partial);
@@ -135,48 +135,48 @@ impl Established {
         let message = match self.rx.open(&key, record) {
             Ok((kind::APPLICATION_DATA, at)) if !at.is_empty() => {
                 self.empty_records = 0;
-                return Opened::Plain(&mut theirs.unwrap_or(&mut self.opened)[at]);
+                return OpenedBytes::Plain(&mut theirs.unwrap_or(&mut self.opened)[at]);
             }
-            Ok((kind, at)) => Message::read(kind, &record[at]),
+            Ok((kind, at)) => TlsMessage::read(kind, &record[at]),
             Err(fault) => Err(fault),
         };
         self.handle_message(message)
     }
 
-    fn handle_message<'a>(&mut self, message: Result<Message, Fault>) -> Opened<'a> {
+    fn handle_message<'a>(&mut self, message: Result<TlsMessage, Fault>) -> OpenedBytes<'a> {
         let version = self.rx.version();
         let taken = match message {
-            Ok(Message::Nothing | Message::Alert(_, alert::USER_CANCELED)) => Ok(()),
-            Ok(Message::Alert(_, alert::CLOSE_NOTIFY)) => {
+            Ok(TlsMessage::Nothing | TlsMessage::Alert(_, alert::USER_CANCELED)) => Ok(()),
+            Ok(TlsMessage::Alert(_, alert::CLOSE_NOTIFY)) => {
                 self.deaf = true;
-                return Opened::End;
+                return OpenedBytes::End;
             }
-            Ok(Message::Alert(alert::WARNING, _)) if version == Version::Tls12 => Ok(()),
-            Ok(Message::Alert(_, description)) => {
+            Ok(TlsMessage::Alert(alert::WARNING, _)) if version == SpokenVersion::Tls12 => Ok(()),
+            Ok(TlsMessage::Alert(_, description)) => {
                 // Both directions are over: there is no answer to a fatal alert.
                 (self.deaf, self.ended) = (true, true);
-                return Opened::Fault(alert_fault(description));
+                return OpenedBytes::Fault(alert_fault(description));
             }
-            Ok(Message::KeyUpdate { asks }) if version == Version::Tls13 => {
+            Ok(TlsMessage::KeyUpdate { asks }) if version == SpokenVersion::Tls13 => {
                 self.update_due |= asks;
                 self.rx.update();
                 Ok(())
             }
-            Ok(Message::KeyUpdate { .. } | Message::Handshake) => match version {
-                Version::Tls13 => Err(Fault::Unexpected),
-                Version::Tls12 => Err(Fault::Renegotiation),
+            Ok(TlsMessage::KeyUpdate { .. } | TlsMessage::Handshake) => match version {
+                SpokenVersion::Tls13 => Err(Fault::Unexpected),
+                SpokenVersion::Tls12 => Err(Fault::Renegotiation),
             },
             Err(fault) => Err(fault),
         };
         self.empty_records += 1;
         match taken {
             Ok(()) if self.empty_records > EMPTY_RECORDS_MAX => self.fail(Fault::EmptyRecords),
-            Ok(()) => Opened::Nothing,
+            Ok(()) => OpenedBytes::Nothing,
             Err(fault) => self.fail(fault),
         }
     }
 
-    fn fail<'a>(&mut self, fault: Fault) -> Opened<'a> {
+    fn fail<'a>(&mut self, fault: Fault) -> OpenedBytes<'a> {
         self.deaf = true;
         self.partial = Vec::new();
         self.alert_due = match fault {
@@ -188,7 +188,7 @@ impl Established {
             Fault::KeyExhausted => None,
             _ => Some(alert::UNEXPECTED_MESSAGE),
         };
-        Opened::Fault(fault)
+        OpenedBytes::Fault(fault)
     }
 
     pub fn release(&mut self) {
@@ -210,7 +210,7 @@ impl Established {
         sealed.reserve(bytes + (bytes / PLAIN_MAX + 2) * self.tx.overhead());
         let mut pieces = Pieces::new(plain);
         while !pieces.is_empty() || self.update_due {
-            if self.tx.version() == Version::Tls13 && (self.update_due || self.tx.is_worn()) {
+            if self.tx.version() == SpokenVersion::Tls13 && (self.update_due || self.tx.is_worn()) {
                 let [a, b, c, d] = KEY_UPDATE;
                 self.tx.seal(&key, kind::HANDSHAKE, [&[a, b, c, d, 0][..]].into_iter(), sealed);
                 self.tx.update();
@@ -251,13 +251,13 @@ impl Established {
     }
 
     #[cfg(test)]
-    pub fn keys(&mut self) -> (&mut Key, &mut Key) {
+    pub fn keys(&mut self) -> (&mut RecordKey, &mut RecordKey) {
         (&mut self.tx, &mut self.rx)
     }
 }
 
 /// What a record holds that carries nothing plain.
-enum Message {
+enum TlsMessage {
     Nothing,
     /// Level and description.
     Alert(u8, u8),
@@ -269,15 +269,15 @@ enum Message {
     Handshake,
 }
 
-impl Message {
-    fn read(kind: u8, plain: &[u8]) -> Result<Message, Fault> {
+impl TlsMessage {
+    fn read(kind: u8, plain: &[u8]) -> Result<TlsMessage, Fault> {
         match (kind, plain) {
-            (kind::APPLICATION_DATA, _) => Ok(Message::Nothing),
-            (kind::ALERT, &[level, description]) => Ok(Message::Alert(level, description)),
+            (kind::APPLICATION_DATA, _) => Ok(TlsMessage::Nothing),
+            (kind::ALERT, &[level, description]) => Ok(TlsMessage::Alert(level, description)),
             (kind::HANDSHAKE, &[ref head @ .., asks @ (0 | 1)]) if *head == KEY_UPDATE => {
-                Ok(Message::KeyUpdate { asks: asks == 1 })
+                Ok(TlsMessage::KeyUpdate { asks: asks == 1 })
             }
-            (kind::HANDSHAKE, _) => Ok(Message::Handshake),
+            (kind::HANDSHAKE, _) => Ok(TlsMessage::Handshake),
             _ => Err(Fault::Unexpected),
         }
     }

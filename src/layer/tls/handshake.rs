@@ -13,8 +13,8 @@ use rustls::{CertificateError, Error, HandshakeKind, ProtocolVersion, ServerConf
 use crate::base::certificate::ClientCertificate;
 use crate::layer::tls::certificates::client_certificate;
 use crate::layer::tls::established::{Established, alert_fault};
-use crate::layer::tls::keys::Key;
-use crate::layer::tls::record::{self, Version, alert, plain_alert};
+use crate::layer::tls::keys::RecordKey;
+use crate::layer::tls::record::{self, SpokenVersion, alert, plain_alert};
 use crate::layer::tls::secrets::{self, Secrets};
 use crate::layer::{Fault, StepKind};
 
@@ -27,7 +27,7 @@ const PLAIN_HTTP_ANSWER: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
     Connection: close\r\n\r\nThis port speaks TLS: connect with https:// or wss:// instead.\r\n";
 
-pub struct Handshake {
+pub struct TlsHandshake {
     config: Arc<ServerConfig>,
     /// From the first whole record on.
     connection: Option<Box<UnbufferedServerConnection>>,
@@ -45,7 +45,7 @@ pub struct Handshake {
 }
 
 /// A handshake that is over.
-pub struct Agreed {
+pub struct AgreedTls {
     pub established: Established,
     pub certificate: Option<Arc<ClientCertificate>>,
     pub resumed: bool,
@@ -62,9 +62,9 @@ pub struct Failed {
     pub outgoing: Vec<u8>,
 }
 
-impl Handshake {
-    pub fn new(config: Arc<ServerConfig>) -> Handshake {
-        Handshake {
+impl TlsHandshake {
+    pub fn new(config: Arc<ServerConfig>) -> TlsHandshake {
+        TlsHandshake {
             config,
             connection: None,
             incoming: Vec::new(),
@@ -112,7 +112,7 @@ impl Handshake {
     ///
     /// # Errors
     /// It has failed, or is longer than any.
-    pub fn step(&mut self) -> Result<Option<Agreed>, Failed> {
+    pub fn step(&mut self) -> Result<Option<AgreedTls>, Failed> {
         self.step_due = false;
         loop {
             let len = match record::whole(&self.incoming, None) {
@@ -186,25 +186,25 @@ impl Handshake {
         }
     }
 
-    fn agree(&mut self) -> Result<Agreed, Failed> {
+    fn agree(&mut self) -> Result<AgreedTls, Failed> {
         let agreed = self.extract();
         agreed.map_err(|fault| Failed { fault, outgoing: mem::take(&mut self.outgoing) })
     }
 
-    fn extract(&mut self) -> Result<Agreed, Fault> {
+    fn extract(&mut self) -> Result<AgreedTls, Fault> {
         let connection = self.connection.take().ok_or(Fault::Internal)?;
         let version = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
-            Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
+            Some(ProtocolVersion::TLSv1_3) => SpokenVersion::Tls13,
+            Some(ProtocolVersion::TLSv1_2) => SpokenVersion::Tls12,
             _ => return Err(Fault::Internal),
         };
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let certificates = connection.peer_certificates().and_then(|chain| chain.first());
         let certificate = certificates.map(|first| Arc::new(client_certificate(first)));
         let (secrets, _) = connection.dangerous_into_kernel_connection().map_err(|_| Fault::Internal)?;
-        let tx = Key::new(version, secrets.tx, self.secrets.server)?;
-        let rx = Key::new(version, secrets.rx, self.secrets.client)?;
-        Ok(Agreed {
+        let tx = RecordKey::new(version, secrets.tx, self.secrets.server)?;
+        let rx = RecordKey::new(version, secrets.rx, self.secrets.client)?;
+        Ok(AgreedTls {
             established: Established::new(tx, rx),
             certificate,
             resumed,

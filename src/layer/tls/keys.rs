@@ -13,7 +13,7 @@ use rustls::ConnectionTrafficSecrets;
 
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::layer::Fault;
-use crate::layer::tls::record::{HEADER, PLAIN_MAX, Version, kind};
+use crate::layer::tls::record::{HEADER, PLAIN_MAX, SpokenVersion, kind};
 use crate::record::TrafficKeyRecord;
 
 const TAG: usize = 16;
@@ -59,14 +59,14 @@ impl Cipher {
 
 /// A traffic secret of TLS 1.3: 32 bytes or 48, by the cipher's hash.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Secret([u8; 48]);
+pub struct TrafficSecret([u8; 48]);
 
-impl Secret {
+impl TrafficSecret {
     /// `None`: it is not as long as one is.
-    pub fn new(bytes: &[u8]) -> Option<Secret> {
+    pub fn new(bytes: &[u8]) -> Option<TrafficSecret> {
         let mut secret = [0; 48];
         matches!(bytes.len(), 32 | 48).then(|| secret[..bytes.len()].copy_from_slice(bytes))?;
-        Some(Secret(secret))
+        Some(TrafficSecret(secret))
     }
 }
 
@@ -79,7 +79,7 @@ impl hkdf::KeyType for Length {
 }
 
 /// HKDF-Expand-Label with an empty context (RFC 8446 section 7.1).
-fn expand(cipher: Cipher, secret: &Secret, label: &[u8], out: &mut [u8]) {
+fn expand(cipher: Cipher, secret: &TrafficSecret, label: &[u8], out: &mut [u8]) {
     let secret = &secret.0[..hkdf::KeyType::len(&cipher.hkdf())];
     let len = (out.len() as u16).to_be_bytes();
     let info: [&[u8]; 5] = [&len, &[6 + label.len() as u8], b"tls13 ", label, &[0]];
@@ -90,40 +90,40 @@ fn expand(cipher: Cipher, secret: &Secret, label: &[u8], out: &mut [u8]) {
 
 /// A direction's key, and how many records it has sealed or opened.
 #[derive(Clone)]
-pub struct Key {
+pub struct RecordKey {
     /// Of TLS 1.3, from which the next one follows; zeros in TLS 1.2.
-    secret: Secret,
+    secret: TrafficSecret,
     key: [u8; 32],
     iv: [u8; 12],
     sequence: u64,
     cipher: Cipher,
-    version: Version,
+    version: SpokenVersion,
 }
 
 /// What it costs a connection: two of them.
-const _: () = assert!(size_of::<Key>() <= 104);
+const _: () = assert!(size_of::<RecordKey>() <= 104);
 
 /// An opened record: its kind, and where in it its plain bytes stand.
 pub type Opened = (u8, Range<usize>);
 
-impl Key {
+impl RecordKey {
     /// From what the handshake has agreed on. `secret` is of TLS 1.3 only.
     ///
     /// # Errors
     /// When they do not belong together: a fault of ours or of the library.
     pub fn new(
-        version: Version,
+        version: SpokenVersion,
         (sequence, agreed): (u64, ConnectionTrafficSecrets),
-        secret: Option<Secret>,
-    ) -> Result<Key, Fault> {
+        secret: Option<TrafficSecret>,
+    ) -> Result<RecordKey, Fault> {
         let (cipher, key, iv) = match &agreed {
             ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Cipher::Aes128Gcm, key, iv),
             ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Cipher::Aes256Gcm, key, iv),
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Cipher::ChaCha20Poly1305, key, iv),
             _ => return Err(Fault::Internal),
         };
-        let mut agreed = Key {
-            secret: Secret([0; 48]),
+        let mut agreed = RecordKey {
+            secret: TrafficSecret([0; 48]),
             key: [0; 32],
             iv: iv.as_ref().try_into().map_err(|_| Fault::Internal)?,
             sequence,
@@ -132,32 +132,33 @@ impl Key {
         };
         agreed.key[..key.as_ref().len()].copy_from_slice(key.as_ref());
         match (version, secret) {
-            (Version::Tls12, _) => Ok(agreed),
+            (SpokenVersion::Tls12, _) => Ok(agreed),
             // The secret must be that of the key, or the first key update would be the end of the connection.
-            (Version::Tls13, Some(secret)) => {
-                let derived = Key::derive(cipher, secret, sequence);
+            (SpokenVersion::Tls13, Some(secret)) => {
+                let derived = RecordKey::derive(cipher, secret, sequence);
                 let same = derived.key == agreed.key && derived.iv == agreed.iv;
                 same.then_some(derived).ok_or(Fault::Internal)
             }
-            (Version::Tls13, None) => Err(Fault::Internal),
+            (SpokenVersion::Tls13, None) => Err(Fault::Internal),
         }
     }
 
-    fn derive(cipher: Cipher, secret: Secret, sequence: u64) -> Key {
-        let mut key = Key { secret, key: [0; 32], iv: [0; 12], sequence, cipher, version: Version::Tls13 };
+    fn derive(cipher: Cipher, secret: TrafficSecret, sequence: u64) -> RecordKey {
+        let mut key =
+            RecordKey { secret, key: [0; 32], iv: [0; 12], sequence, cipher, version: SpokenVersion::Tls13 };
         expand(cipher, &secret, b"key", &mut key.key[..cipher.algorithm().key_len()]);
         expand(cipher, &secret, b"iv", &mut key.iv);
         key
     }
 
-    pub fn version(&self) -> Version {
+    pub fn version(&self) -> SpokenVersion {
         self.version
     }
 
     /// For the process that goes on with the connection. A secret.
     pub fn to_record(&self) -> TrafficKeyRecord {
         TrafficKeyRecord {
-            version: if self.version == Version::Tls12 { 2 } else { 3 },
+            version: if self.version == SpokenVersion::Tls12 { 2 } else { 3 },
             cipher: 1 + CIPHERS.iter().position(|cipher| *cipher == self.cipher).unwrap_or(0) as u8,
             secret: Bytes::copy_from_slice(&self.secret.0),
             key: Bytes::copy_from_slice(&self.key),
@@ -167,16 +168,16 @@ impl Key {
     }
 
     /// `None` for what is no key.
-    pub fn from_record(record: &TrafficKeyRecord) -> Option<Key> {
-        Some(Key {
-            secret: Secret((*record.secret).try_into().ok()?),
+    pub fn from_record(record: &TrafficKeyRecord) -> Option<RecordKey> {
+        Some(RecordKey {
+            secret: TrafficSecret((*record.secret).try_into().ok()?),
             key: (*record.key).try_into().ok()?,
             iv: (*record.iv).try_into().ok()?,
             sequence: record.sequence,
             cipher: *CIPHERS.get(usize::from(record.cipher.checked_sub(1)?))?,
             version: match record.version {
-                2 => Version::Tls12,
-                3 => Version::Tls13,
+                2 => SpokenVersion::Tls12,
+                3 => SpokenVersion::Tls13,
                 _ => return None,
             },
         })
@@ -184,7 +185,7 @@ impl Key {
 
     /// The next key of TLS 1.3 takes its place.
     pub fn update(&mut self) {
-        debug_assert_eq!(self.version, Version::Tls13);
+        debug_assert_eq!(self.version, SpokenVersion::Tls13);
         let mut next = [0; 48];
         expand(
             self.cipher,
@@ -192,7 +193,7 @@ impl Key {
             b"traffic upd",
             &mut next[..hkdf::KeyType::len(&self.cipher.hkdf())],
         );
-        *self = Key::derive(self.cipher, Secret(next), 0);
+        *self = RecordKey::derive(self.cipher, TrafficSecret(next), 0);
     }
 
     /// Another key should seal what follows.
@@ -233,9 +234,9 @@ impl Key {
         HEADER
             + TAG
             + match self.version {
-                Version::Tls13 => 1,
-                Version::Tls12 if self.cipher.is_gcm() => EXPLICIT,
-                Version::Tls12 => 0,
+                SpokenVersion::Tls13 => 1,
+                SpokenVersion::Tls12 if self.cipher.is_gcm() => EXPLICIT,
+                SpokenVersion::Tls12 => 0,
             }
     }
 
@@ -250,7 +251,7 @@ impl Key {
         let start = into.len();
         into.extend_from_slice(&[0; HEADER]);
         let nonce = self.nonce();
-        if self.version == Version::Tls12 && self.cipher.is_gcm() {
+        if self.version == SpokenVersion::Tls12 && self.cipher.is_gcm() {
             into.extend_from_slice(&nonce[4..]);
         }
         let body = into.len();
@@ -258,22 +259,22 @@ impl Key {
         let plain = into.len() - body;
         debug_assert!(plain <= PLAIN_MAX);
         let outer = match self.version {
-            Version::Tls13 => {
+            SpokenVersion::Tls13 => {
                 into.extend_from_slice(&[kind]);
                 kind::APPLICATION_DATA
             }
-            Version::Tls12 => kind,
+            SpokenVersion::Tls12 => kind,
         };
         let len = (into.len() - start - HEADER + TAG) as u16;
         into[start..start + HEADER].copy_from_slice(&[outer, 3, 3, (len >> 8) as u8, len as u8]);
         let nonce = Nonce::assume_unique_for_key(nonce);
         let tag = match self.version {
-            Version::Tls13 => {
+            SpokenVersion::Tls13 => {
                 let mut additional = [0; HEADER];
                 additional.copy_from_slice(&into[start..start + HEADER]);
                 ring_key.seal_in_place_separate_tag(nonce, Aad::from(additional), &mut into[body..])
             }
-            Version::Tls12 => {
+            SpokenVersion::Tls12 => {
                 let additional = self.additional_12(kind, plain);
                 ring_key.seal_in_place_separate_tag(nonce, Aad::from(additional), &mut into[body..])
             }
@@ -291,14 +292,14 @@ impl Key {
         let outer = header[0];
         let mut start = HEADER;
         let opened = match self.version {
-            Version::Tls13 => {
+            SpokenVersion::Tls13 => {
                 if outer != kind::APPLICATION_DATA {
                     return Err(Fault::Unexpected);
                 }
                 let nonce = Nonce::assume_unique_for_key(self.nonce());
                 ring_key.open_in_place(nonce, Aad::from(&*header), body)
             }
-            Version::Tls12 => {
+            SpokenVersion::Tls12 => {
                 let explicit = if self.cipher.is_gcm() { EXPLICIT } else { 0 };
                 let Some(plain) = body.len().checked_sub(explicit + TAG) else {
                     return Err(Fault::BadRecord);
@@ -316,7 +317,7 @@ impl Key {
         };
         let plain = opened.map_err(|_| Fault::BadRecord)?;
         self.sequence += 1;
-        if self.version == Version::Tls12 {
+        if self.version == SpokenVersion::Tls12 {
             return match plain.len() <= PLAIN_MAX {
                 true => Ok((outer, start..start + plain.len())),
                 false => Err(Fault::RecordTooLong),

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! # What a connection keeps
-//! rustls needs 3 to 8 KB for a connection. Here an established one keeps two [keys](keys::Key) with their sequence numbers
+//! rustls needs 3 to 8 KB for a connection. Here an established one keeps two [keys](keys::RecordKey) with their sequence numbers
 //! and traffic secrets, some 280 bytes, and a buffer only while a record is incomplete. These are also all that another
 //! process would need to go on with it.
 //!
@@ -29,5 +29,5 @@ pub mod tests;
 
 pub use self::connection::Tls;
 pub use self::handshake::HANDSHAKE_BYTES_MAX;
-pub use self::record::Version;
+pub use self::record::SpokenVersion;
 pub use self::settings::{ClientCertificates, EXPIRY_WARNING, TlsMaker, TlsOptions};

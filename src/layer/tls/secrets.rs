@@ -5,13 +5,13 @@ use std::cell::RefCell;
 
 use rustls::KeyLog;
 
-use crate::layer::tls::keys::Secret;
+use crate::layer::tls::keys::TrafficSecret;
 
 /// Those of one connection.
 #[derive(Clone, Copy, Default)]
 pub struct Secrets {
-    pub client: Option<Secret>,
-    pub server: Option<Secret>,
+    pub client: Option<TrafficSecret>,
+    pub server: Option<TrafficSecret>,
 }
 
 thread_local! {
@@ -26,8 +26,8 @@ pub struct Capture;
 impl KeyLog for Capture {
     fn log(&self, label: &str, _: &[u8], secret: &[u8]) {
         HEARD.with_borrow_mut(|heard| match label {
-            "CLIENT_TRAFFIC_SECRET_0" => heard.client = Secret::new(secret),
-            "SERVER_TRAFFIC_SECRET_0" => heard.server = Secret::new(secret),
+            "CLIENT_TRAFFIC_SECRET_0" => heard.client = TrafficSecret::new(secret),
+            "SERVER_TRAFFIC_SECRET_0" => heard.server = TrafficSecret::new(secret),
             _ => {}
         });
     }

@@ -11,10 +11,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::counts::Counts;
+use super::counts::UpgradeCounts;
 use super::fault::point;
 use super::request::TIMEOUT_MAX;
-use super::wire::{Message, PROTOCOL, Step, Wire, WireFault};
+use super::wire::{PROTOCOL, UpgradeWire, WireFault, WireMessage, WireStep};
 use crate::base::ids::ShardId;
 use crate::config::Config;
 use crate::control::Control;
@@ -40,7 +40,7 @@ const AFLOAT_MAX: usize = 2_048;
 
 /// Half of an upgrade: what is known before shards are made.
 pub struct Arriving {
-    wire: Wire,
+    wire: UpgradeWire,
     /// Keys, ids and counts of the node.
     pub node: NodeRecord,
     /// What the old process listens on.
@@ -56,30 +56,30 @@ fn patience() -> Instant {
 impl Arriving {
     /// # Errors
     /// The old process is not understood, or has given up.
-    pub fn greet(mut wire: Wire, shards: u16) -> Result<Arriving, WireFault> {
+    pub fn greet(mut wire: UpgradeWire, shards: u16) -> Result<Arriving, WireFault> {
         let began = Instant::now();
         point("new.hello");
-        let theirs: HelloRecord = wire.expect(Step::Hello, patience())?.record()?;
+        let theirs: HelloRecord = wire.expect(WireStep::Hello, patience())?.record()?;
         let hello = HelloRecord {
             protocol: PROTOCOL.into(),
             build: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             shards,
         };
-        wire.send_record(Step::Hello, &hello, patience())?;
+        wire.send_record(WireStep::Hello, &hello, patience())?;
         tracing::info!(
             "taking over from process {} (trunkline {}, {} shards)",
             theirs.pid,
             theirs.build,
             theirs.shards
         );
-        let node = wire.expect(Step::Node, patience())?.record()?;
+        let node = wire.expect(WireStep::Node, patience())?.record()?;
         let mut listeners = Vec::new();
         loop {
             let message = wire.receive(patience())?;
             match message.step {
-                Step::ListenersEnd => break,
-                Step::Listeners => {
+                WireStep::ListenersEnd => break,
+                WireStep::Listeners => {
                     let record: ListenersRecord = message.record()?;
                     if record.listeners.len() != message.descriptors.len() {
                         return Err(WireFault::DescriptorsLost);
@@ -95,7 +95,7 @@ impl Arriving {
 
     /// Says why this process cannot follow. It ends behind this.
     pub fn refuse(&self, problem: &str) {
-        let _ = self.wire.send(Step::Refused, problem.as_bytes(), &[], Instant::now() + SHARD_MAX);
+        let _ = self.wire.send(WireStep::Refused, problem.as_bytes(), &[], Instant::now() + SHARD_MAX);
     }
 
     /// Whether this process can go on with the channels of the one before.
@@ -133,7 +133,7 @@ impl Arriving {
         mut self,
         router: &Router,
         control: &Control,
-        counts: &Counts,
+        counts: &UpgradeCounts,
         mut coming: Option<Coming>,
         engine: Option<&RunningEngine>,
         reachable: impl FnOnce(),
@@ -172,25 +172,25 @@ impl Arriving {
         if let Some(coming) = &coming {
             StoredRecord::Run(coming.run().clone()).write_to(&mut run);
         }
-        self.wire.send(Step::Ready, &run, &[], patience())?;
+        self.wire.send(WireStep::Ready, &run, &[], patience())?;
         let (mut parcels, mut connections) = (0, Vec::new());
         let afloat = Arc::default();
         let totals = loop {
             let message = self.wire.receive(patience())?;
             match message.step {
-                Step::Parcels => {
+                WireStep::Parcels => {
                     parcels += place(router, message, engine, &afloat)?;
                     point("new.parcels");
-                    self.wire.send(Step::Ack, b"", &[], patience())?;
+                    self.wire.send(WireStep::Ack, b"", &[], patience())?;
                 }
-                Step::Control => control.take_record(&message.body)?,
-                Step::Followed => {
+                WireStep::Control => control.take_record(&message.body)?,
+                WireStep::Followed => {
                     let engine = engine.ok_or(WireFault::Malformed("members of an engine"))?;
                     if follow(engine, &message.body)? {
-                        self.wire.send(Step::Ack, b"", &[], patience())?;
+                        self.wire.send(WireStep::Ack, b"", &[], patience())?;
                     }
                 }
-                Step::Store => {
+                WireStep::Store => {
                     let state = message.record()?;
                     let (Some(coming), Some(lock)) = (&mut coming, message.descriptors.into_iter().next())
                     else {
@@ -199,8 +199,8 @@ impl Arriving {
                     coming.take(&state, lock).map_err(WireFault::Refused)?;
                     point("new.store");
                 }
-                Step::ApiConnections => connections.extend(message.descriptors),
-                Step::Complete => break message.record::<TotalsRecord>()?,
+                WireStep::ApiConnections => connections.extend(message.descriptors),
+                WireStep::Complete => break message.record::<TotalsRecord>()?,
                 _ => return Err(WireFault::Malformed("a step out of order")),
             }
         };
@@ -213,11 +213,11 @@ impl Arriving {
         point("new.adopted");
         let adopted =
             TotalsRecord { parcels, peers: moves.peers, channels: moves.channels, ..totals.clone() };
-        self.wire.send_record(Step::Adopted, &adopted, patience())?;
-        self.wire.expect(Step::Commit, patience())?;
+        self.wire.send_record(WireStep::Adopted, &adopted, patience())?;
+        self.wire.expect(WireStep::Commit, patience())?;
         point("new.commit");
         // Whether or not the old process still hears it: it is this one's now.
-        let _ = self.wire.send(Step::Committed, b"", &[], patience());
+        let _ = self.wire.send(WireStep::Committed, b"", &[], patience());
         Ok(((totals, received), connections))
     }
 
@@ -226,7 +226,7 @@ impl Arriving {
         self,
         router: &Router,
         control: &Control,
-        counts: &Counts,
+        counts: &UpgradeCounts,
         (totals, received): (TotalsRecord, Instant),
         connections: Vec<OwnedFd>,
     ) -> Result<(), WireFault> {
@@ -238,7 +238,7 @@ impl Arriving {
         let silence = Duration::from_micros(totals.silence_us) + received.elapsed();
         counts.done(totals.peers, totals.left_behind, self.began.elapsed(), silence);
         // It may have ended at the word before this one.
-        let _ = self.wire.send(Step::Serving, b"", &[], Instant::now() + SHARD_MAX);
+        let _ = self.wire.send(WireStep::Serving, b"", &[], Instant::now() + SHARD_MAX);
         // Its end is work for the kernel, which comes when clients do not need the cpu any more: with the end of the wire.
         let (wire, shards, serving) = (self.wire, router.shards(), Instant::now());
         let _ = thread::Builder::new().name("settling".into()).spawn(move || {
@@ -296,7 +296,7 @@ fn say_stood(engine: &RunningEngine, parcel: &Parcel) -> Result<(), WireFault> {
 /// Gives the parcels of a message to the shards that they are for.
 fn place(
     router: &Router,
-    message: Message,
+    message: WireMessage,
     engine: Option<&RunningEngine>,
     afloat: &Arc<AtomicUsize>,
 ) -> Result<u64, WireFault> {

@@ -15,7 +15,7 @@ use crate::record::UpgradesRecord;
 
 /// Shared by the node and by `/metrics`.
 #[derive(Clone, Debug, Default)]
-pub struct Counts(Arc<Mutex<Numbers>>);
+pub struct UpgradeCounts(Arc<Mutex<Numbers>>);
 
 #[derive(Debug, Default)]
 struct Numbers {
@@ -31,7 +31,7 @@ struct Numbers {
 /// How an upgrade may end: `done`, or why the old process goes on.
 pub const RESULTS: [&str; 6] = ["done", "start", "refused", "timeout", "failed", "interrupted"];
 
-impl Counts {
+impl UpgradeCounts {
     pub fn failed(&self, result: &'static str) {
         debug_assert!(RESULTS.contains(&result));
         *self.0.lock().results.entry(result.into()).or_default() += 1;
@@ -63,7 +63,7 @@ impl Counts {
     }
 }
 
-impl Collector for Counts {
+impl Collector for UpgradeCounts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let numbers = self.0.lock();
         let help = "Upgrades of this node, by result";
@@ -100,10 +100,10 @@ mod tests {
 
     #[test]
     fn the_next_process_counts_on() {
-        let old = Counts::default();
+        let old = UpgradeCounts::default();
         old.failed("refused");
         old.done(10, 1, Duration::from_secs(1), Duration::from_millis(50));
-        let new = Counts::default();
+        let new = UpgradeCounts::default();
         new.restore(&old.to_record());
         new.done(5, 0, Duration::from_secs(2), Duration::from_millis(250));
         let mut registry = Registry::with_prefix("trunkline");

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, setpriority_process};
 use rustix::thread::gettid;
 
-use super::leave::Moved;
-use super::request::Asked;
+use super::leave::MovedToNext;
+use super::request::AskedUpgrade;
 use crate::control::{Control, NotReady};
 use crate::node::incident::{Incident, Incidents, LOG_PATIENCE, failed};
 use crate::node::listener;
@@ -93,8 +93,8 @@ pub(in crate::node) fn draining(control: &Control) -> Option<String> {
 
 /// The end of a process in whose place another one serves: it closes what could not move, and nothing that could.
 pub(in crate::node) fn depart(
-    asked: &Asked,
-    mut moved: Moved,
+    asked: &AskedUpgrade,
+    mut moved: MovedToNext,
     router: &Router,
     control: &Control,
     files: &listener::Files,

@@ -1,6 +1,6 @@
 //! The old process of an upgrade: it gives away what it holds, and takes it back when anything goes wrong.
 //!
-//! Inputs: a request, the parts of this node. Outputs: [`Moved`], after which this process must end, or a [`Fault`], after
+//! Inputs: a request, the parts of this node. Outputs: [`MovedToNext`], after which this process must end, or a [`LeaveFault`], after
 //! which everything is as before. Must not know: what is in a parcel.
 //!
 //! ```text
@@ -18,12 +18,12 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::counts::Counts;
+use super::counts::UpgradeCounts;
 use super::fault::point;
-use super::request::Asked;
-use super::stages::{Stage, Stages};
-use super::successor::{Origin, Successor};
-use super::wire::{DESCRIPTORS_MAX, Message, PROTOCOL, Step, WireFault};
+use super::request::AskedUpgrade;
+use super::stages::{UpgradeStage, UpgradeStages};
+use super::successor::{ProcessOrigin, Successor};
+use super::wire::{DESCRIPTORS_MAX, PROTOCOL, WireFault, WireMessage, WireStep};
 use crate::base::ids::ShardId;
 use crate::control::{Control, EventsHeld};
 use crate::engine::RunningEngine;
@@ -53,7 +53,7 @@ const COMMIT_MAX: Duration = Duration::from_secs(10);
 
 /// Why everything stays here.
 #[derive(Debug)]
-pub struct Fault {
+pub struct LeaveFault {
     /// One of [`RESULTS`](super::counts::RESULTS).
     pub result: &'static str,
     pub problem: String,
@@ -61,12 +61,12 @@ pub struct Fault {
     pub outdated: bool,
 }
 
-fn fault(result: &'static str, problem: impl Into<String>) -> Fault {
-    Fault { result, problem: problem.into(), outdated: false }
+fn fault(result: &'static str, problem: impl Into<String>) -> LeaveFault {
+    LeaveFault { result, problem: problem.into(), outdated: false }
 }
 
 /// The new process serves.
-pub struct Moved {
+pub struct MovedToNext {
     pub pid: u32,
     pub successor: Successor,
     pub build: Box<str>,
@@ -81,12 +81,12 @@ pub struct Moved {
 pub struct Leaving<'n> {
     pub router: &'n Router,
     pub control: &'n Control,
-    pub origin: &'n Origin,
+    pub origin: &'n ProcessOrigin,
     pub node: NodeRecord,
     /// A number greater than those of the attempts before, in this process.
     pub attempt: u32,
     /// Of all processes: the next one counts on.
-    pub counts: &'n Counts,
+    pub counts: &'n UpgradeCounts,
     pub store: Option<&'n Store>,
     pub engine: Option<&'n RunningEngine>,
     /// Where shards listen, and what the configuration says of it.
@@ -98,12 +98,12 @@ pub struct Leaving<'n> {
 impl Leaving<'_> {
     /// # Errors
     /// Everything is as before.
-    pub fn run(&self, asked: &Asked) -> Result<Moved, Fault> {
+    pub fn run(&self, asked: &AskedUpgrade) -> Result<MovedToNext, LeaveFault> {
         let began = Instant::now();
         let until = began + asked.request.timeout();
         self.ensure_wanted().map_err(|cause| match cause {
-            Cause::Fault(fault) => fault,
-            Cause::Wire(wire) => fault("failed", wire.to_string()),
+            LeaveCause::Fault(fault) => fault,
+            LeaveCause::Wire(wire) => fault("failed", wire.to_string()),
         })?;
         let mut successor =
             Successor::start(self.origin, &asked.request).map_err(|problem| fault("start", problem))?;
@@ -122,10 +122,10 @@ impl Leaving<'_> {
             until,
             failed: 0,
             parcels: 0,
-            stages: Stages::begin(),
+            stages: UpgradeStages::begin(),
         };
         let moved = moving.send_ahead(&mut successor).and_then(|()| {
-            moving.stages.next(Stage::Ahead);
+            moving.stages.next(UpgradeStage::Ahead);
             let connections = self.control.hold();
             moving.run(&mut successor, &connections)
         });
@@ -138,7 +138,15 @@ impl Leaving<'_> {
                 }
                 let (silence, duration) = (moving.stages.silence(), began.elapsed());
                 tracing::info!("upgrade: {}", moving.stages);
-                Ok(Moved { pid, build, totals, silence, duration, successor, _paused: moving.paused.take() })
+                Ok(MovedToNext {
+                    pid,
+                    build,
+                    totals,
+                    silence,
+                    duration,
+                    successor,
+                    _paused: moving.paused.take(),
+                })
             }
             Err(cause) => {
                 let mut fault = cause.told(&mut successor);
@@ -160,9 +168,9 @@ impl Leaving<'_> {
     fn greet(
         &self,
         successor: &mut Successor,
-        asked: &Asked,
+        asked: &AskedUpgrade,
         until: Instant,
-    ) -> Result<(Box<str>, Option<StoredRun>), Cause> {
+    ) -> Result<(Box<str>, Option<StoredRun>), LeaveCause> {
         asked.progress(&format!("process {} is started", successor.pid()));
         point("old.hello");
         let hello = HelloRecord {
@@ -171,8 +179,8 @@ impl Leaving<'_> {
             pid: process::id(),
             shards: self.router.shards() as u16,
         };
-        successor.wire.send_record(Step::Hello, &hello, until)?;
-        let theirs: HelloRecord = self.expect(successor, Step::Hello, until)?.record()?;
+        successor.wire.send_record(WireStep::Hello, &hello, until)?;
+        let theirs: HelloRecord = self.expect(successor, WireStep::Hello, until)?.record()?;
         if theirs.protocol != u16::from(PROTOCOL) {
             let problem =
                 format!("it speaks version {} of the handover, this one {PROTOCOL}", theirs.protocol);
@@ -184,9 +192,9 @@ impl Leaving<'_> {
         ));
         point("old.listeners");
         let node = NodeRecord { upgrades: self.counts.to_record(), ..self.node.clone() };
-        successor.wire.send_record(Step::Node, &node, until)?;
+        successor.wire.send_record(WireStep::Node, &node, until)?;
         self.send_listeners(successor, until)?;
-        let ready = self.expect(successor, Step::Ready, until)?;
+        let ready = self.expect(successor, WireStep::Ready, until)?;
         let run = match StoredRecord::from_bytes(&ready.body) {
             Ok(StoredRecord::Run(run)) => Some(run),
             _ => None,
@@ -198,7 +206,7 @@ impl Leaving<'_> {
     }
 
     /// Every socket that listens: of each shard, then of the API alone.
-    fn send_listeners(&self, successor: &Successor, until: Instant) -> Result<(), Cause> {
+    fn send_listeners(&self, successor: &Successor, until: Instant) -> Result<(), LeaveCause> {
         let (outlet, said) = mpsc::sync_channel(self.router.shards());
         self.order_each(until, || Order::Listeners(outlet.clone()))?;
         drop(outlet);
@@ -236,25 +244,30 @@ impl Leaving<'_> {
             let mut body = Vec::new();
             record::write(&ListenersRecord { listeners }, &mut body).map_err(WireFault::Record)?;
             let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(|(_, socket)| socket.as_fd()).collect();
-            successor.wire.send(Step::Listeners, &body, &descriptors, until)?;
+            successor.wire.send(WireStep::Listeners, &body, &descriptors, until)?;
         }
-        Ok(successor.wire.send(Step::ListenersEnd, b"", &[], until)?)
+        Ok(successor.wire.send(WireStep::ListenersEnd, b"", &[], until)?)
     }
 
     /// The channels that it is to follow before it has anybody in them.
-    fn send_followed(&self, successor: &mut Successor, until: Instant) -> Result<(), Cause> {
+    fn send_followed(&self, successor: &mut Successor, until: Instant) -> Result<(), LeaveCause> {
         let Some(engine) = self.engine else { return Ok(()) };
         let names = engine.names().map_err(|problem| fault("failed", problem))?;
         let parts = names.iter().map(MembersPart::of);
         for body in bodies(parts)? {
-            successor.wire.send(Step::Followed, &body, &[], until)?;
-            self.expect(successor, Step::Ack, until)?;
+            successor.wire.send(WireStep::Followed, &body, &[], until)?;
+            self.expect(successor, WireStep::Ack, until)?;
         }
         Ok(())
     }
 
     /// The next message of the new process, unless this one is to end.
-    fn expect(&self, successor: &mut Successor, step: Step, until: Instant) -> Result<Message, Cause> {
+    fn expect(
+        &self,
+        successor: &mut Successor,
+        step: WireStep,
+        until: Instant,
+    ) -> Result<WireMessage, LeaveCause> {
         loop {
             self.ensure_wanted()?;
             match successor.wire.try_receive()? {
@@ -266,7 +279,7 @@ impl Leaving<'_> {
         }
     }
 
-    fn ensure_wanted(&self) -> Result<(), Cause> {
+    fn ensure_wanted(&self) -> Result<(), LeaveCause> {
         match (self.interrupted)() {
             Some(problem) => Err(fault("interrupted", problem).into()),
             None => Ok(()),
@@ -274,7 +287,7 @@ impl Leaving<'_> {
     }
 
     /// Gives every shard an order: an inbox that is full empties while its shard runs.
-    fn order_each(&self, until: Instant, order: impl Fn() -> Order) -> Result<(), Cause> {
+    fn order_each(&self, until: Instant, order: impl Fn() -> Order) -> Result<(), LeaveCause> {
         for shard in self.router.every_shard() {
             while self.router.ask(shard, ControlRequest::Handover(order())).is_err() {
                 if Instant::now() >= until {
@@ -288,7 +301,7 @@ impl Leaving<'_> {
 }
 
 /// Records, some in a message each.
-fn bodies(parts: impl Iterator<Item = MembersPart>) -> Result<Vec<Vec<u8>>, Cause> {
+fn bodies(parts: impl Iterator<Item = MembersPart>) -> Result<Vec<Vec<u8>>, LeaveCause> {
     let mut bodies: Vec<Vec<u8>> = Vec::new();
     for part in parts {
         match bodies.last_mut().filter(|last| last.len() < BATCH_BYTES) {
@@ -306,16 +319,16 @@ fn bodies(parts: impl Iterator<Item = MembersPart>) -> Result<Vec<Vec<u8>>, Caus
 }
 
 /// What goes wrong on the way.
-enum Cause {
-    Fault(Fault),
+enum LeaveCause {
+    Fault(LeaveFault),
     Wire(WireFault),
 }
 
-impl Cause {
-    fn told(self, successor: &mut Successor) -> Fault {
+impl LeaveCause {
+    fn told(self, successor: &mut Successor) -> LeaveFault {
         match self {
-            Cause::Fault(fault) => fault,
-            Cause::Wire(wire) => {
+            LeaveCause::Fault(fault) => fault,
+            LeaveCause::Wire(wire) => {
                 let wire = successor.last_word(wire);
                 let result = match &wire {
                     WireFault::TimedOut => "timeout",
@@ -328,15 +341,15 @@ impl Cause {
     }
 }
 
-impl From<Fault> for Cause {
-    fn from(fault: Fault) -> Cause {
-        Cause::Fault(fault)
+impl From<LeaveFault> for LeaveCause {
+    fn from(fault: LeaveFault) -> LeaveCause {
+        LeaveCause::Fault(fault)
     }
 }
 
-impl From<WireFault> for Cause {
-    fn from(fault: WireFault) -> Cause {
-        Cause::Wire(fault)
+impl From<WireFault> for LeaveCause {
+    fn from(fault: WireFault) -> LeaveCause {
+        LeaveCause::Wire(fault)
     }
 }
 
@@ -357,18 +370,18 @@ struct Moving<'l, 'n> {
     failed: usize,
     /// Parcels that were sent.
     parcels: u64,
-    stages: Stages,
+    stages: UpgradeStages,
 }
 
 /// Parcels for one message.
 #[derive(Default)]
-struct Batch {
+struct ParcelBatch {
     parcels: Vec<ParcelRecord>,
     descriptors: Vec<OwnedFd>,
     bytes: usize,
 }
 
-impl Batch {
+impl ParcelBatch {
     fn is_full(&self) -> bool {
         self.bytes >= BATCH_BYTES || self.descriptors.len() == DESCRIPTORS_MAX
     }
@@ -386,14 +399,14 @@ impl Batch {
 
 impl Moving<'_, '_> {
     /// The sockets of those who are served here meanwhile: most of the work, and nobody waits.
-    fn send_ahead(&mut self, successor: &mut Successor) -> Result<(), Cause> {
+    fn send_ahead(&mut self, successor: &mut Successor) -> Result<(), LeaveCause> {
         self.leaving.order_each(self.until, || Order::Ahead(self.outlet.clone()))?;
         self.send_parcels(successor)?;
         point("old.ahead");
         Ok(())
     }
 
-    fn run(&mut self, successor: &mut Successor, connections: &[OwnedFd]) -> Result<Moves, Cause> {
+    fn run(&mut self, successor: &mut Successor, connections: &[OwnedFd]) -> Result<Moves, LeaveCause> {
         let Moving { leaving, until, .. } = *self;
         if let Some(engine) = leaving.engine {
             self.cut = true;
@@ -403,32 +416,32 @@ impl Moving<'_, '_> {
         leaving
             .order_each(until, || Order::Begin { outlet: self.outlet.clone(), attempt: leaving.attempt })?;
         let moves = self.send_parcels(successor)?;
-        self.stages.next(Stage::Records);
+        self.stages.next(UpgradeStage::Records);
         let parcels = self.parcels;
         point("old.parcels");
 
         self.events = Some(leaving.control.hold_events());
         for record in leaving.control.records().map_err(WireFault::Record)? {
-            successor.wire.send(Step::Control, &record, &[], until)?;
+            successor.wire.send(WireStep::Control, &record, &[], until)?;
         }
         if let Some(engine) = leaving.engine {
             let members = engine.members().map_err(|problem| fault("failed", problem))?;
             for body in bodies(members.into_iter())? {
-                successor.wire.send(Step::Followed, &body, &[], until)?;
+                successor.wire.send(WireStep::Followed, &body, &[], until)?;
             }
         }
         self.give_store(successor)?;
         for some in connections.chunks(DESCRIPTORS_MAX) {
             let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
-            successor.wire.send(Step::ApiConnections, b"", &descriptors, until)?;
+            successor.wire.send(WireStep::ApiConnections, b"", &descriptors, until)?;
         }
         let Moves { peers, channels, users, left_behind } = moves;
         let silence_us = self.stages.silence().as_micros() as u64;
         let totals = TotalsRecord { parcels, peers, left_behind, channels, users, silence_us };
-        successor.wire.send_record(Step::Complete, &totals, until)?;
+        successor.wire.send_record(WireStep::Complete, &totals, until)?;
         point("old.complete");
-        let theirs: TotalsRecord = leaving.expect(successor, Step::Adopted, until)?.record()?;
-        self.stages.next(Stage::Adopted);
+        let theirs: TotalsRecord = leaving.expect(successor, WireStep::Adopted, until)?.record()?;
+        self.stages.next(UpgradeStage::Adopted);
         if (theirs.parcels, theirs.peers) != (parcels, peers) {
             let problem = format!(
                 "of {parcels} parcels and {peers} connections {} and {} have arrived",
@@ -439,17 +452,17 @@ impl Moving<'_, '_> {
         leaving.ensure_wanted()?;
         point("old.commit");
         let until = Instant::now() + COMMIT_MAX;
-        successor.wire.send(Step::Commit, b"", &[], until)?;
+        successor.wire.send(WireStep::Commit, b"", &[], until)?;
         point("old.committed");
-        successor.wire.expect(Step::Committed, until)?;
+        successor.wire.expect(WireStep::Committed, until)?;
         // Now it may have touched sockets. If it ends all the same, going on here is what is left.
-        successor.wire.expect(Step::Serving, until)?;
-        self.stages.next(Stage::Serving);
+        successor.wire.expect(WireStep::Serving, until)?;
+        self.stages.next(UpgradeStage::Serving);
         Ok(moves)
     }
 
     /// Everything that shards and events gave the store is on disk, and this process writes no more.
-    fn give_store(&mut self, successor: &Successor) -> Result<(), Cause> {
+    fn give_store(&mut self, successor: &Successor) -> Result<(), LeaveCause> {
         let Some(store) = self.leaving.store else { return Ok(()) };
         let run = self.run.as_ref().ok_or(WireFault::Malformed("a store that it does not know of"))?;
         let paused = store.pause(run).map_err(|problem| fault("failed", problem))?;
@@ -457,16 +470,16 @@ impl Moving<'_, '_> {
         record::write(&paused.state, &mut body).map_err(WireFault::Record)?;
         self.paused = Some(paused);
         let lock = store.lock().map_err(WireFault::Io)?;
-        successor.wire.send(Step::Store, &body, &[lock.as_fd()], self.until)?;
+        successor.wire.send(WireStep::Store, &body, &[lock.as_fd()], self.until)?;
         point("old.store");
         Ok(())
     }
 
     /// What shards say goes to the other process as it comes, a few messages ahead of what that one has taken.
-    fn send_parcels(&mut self, successor: &mut Successor) -> Result<Moves, Cause> {
+    fn send_parcels(&mut self, successor: &mut Successor) -> Result<Moves, LeaveCause> {
         let (mut moves, mut under_way) = (Moves::default(), 0);
         let mut open = self.leaving.router.shards();
-        let mut batch = Batch::default();
+        let mut batch = ParcelBatch::default();
         // What was said last and is not in the batch yet.
         let mut waiting: std::vec::IntoIter<Parcel> = Vec::new().into_iter();
         while open > 0 || !batch.parcels.is_empty() || under_way > 0 {
@@ -522,7 +535,7 @@ impl Moving<'_, '_> {
             }
             while let Some(message) = successor.wire.try_receive()? {
                 match message.step {
-                    Step::Ack if under_way > 0 => under_way -= 1,
+                    WireStep::Ack if under_way > 0 => under_way -= 1,
                     _ => return Err(WireFault::Malformed("a step out of order").into()),
                 }
             }
@@ -530,13 +543,13 @@ impl Moving<'_, '_> {
         Ok(moves)
     }
 
-    fn send_batch(&self, successor: &Successor, batch: Batch) -> Result<(), Cause> {
-        let Batch { parcels, descriptors, .. } = batch;
+    fn send_batch(&self, successor: &Successor, batch: ParcelBatch) -> Result<(), LeaveCause> {
+        let ParcelBatch { parcels, descriptors, .. } = batch;
         let mut body = Vec::new();
         record::write(&ParcelsPart { parcels }, &mut body).map_err(WireFault::Record)?;
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
         // Our copies are closed behind this: those under way are the other's.
-        Ok(successor.wire.send(Step::Parcels, &body, &borrowed, self.until)?)
+        Ok(successor.wire.send(WireStep::Parcels, &body, &borrowed, self.until)?)
     }
 
     /// Shards, requests and events go on here.

@@ -18,17 +18,17 @@ mod successor;
 mod wire;
 
 pub use self::arrive::Arriving;
-pub use counts::Counts;
+pub use counts::UpgradeCounts;
 pub(in crate::node) use depart::{EndedShards, depart, draining, interruption};
-pub use leave::{Fault, Leaving, Moved};
-pub use request::{Asked, DevelopmentApi, Request, Running, ask, bind, listen};
-pub use successor::{Origin, VARIABLE, inherited};
+pub use leave::{LeaveFault, Leaving, MovedToNext};
+pub use request::{AskedUpgrade, DevelopmentApi, Running, UpgradeRequest, ask, bind, listen};
+pub use successor::{ProcessOrigin, VARIABLE, inherited};
 
 use std::fmt;
 use std::io;
 use std::time::{Duration, Instant};
 
-use self::wire::{Step, WireFault};
+use self::wire::{WireFault, WireStep};
 use crate::base::address::ListenAddress;
 use crate::config::Config;
 use crate::control::Control;
@@ -44,7 +44,7 @@ const REFUSAL_MAX: Duration = Duration::from_secs(1);
 /// This process cannot start. If it was to follow another one, that one hears why.
 pub fn refuse_start(problem: &str) {
     if let Some(Ok(wire)) = inherited() {
-        let _ = wire.send(Step::Refused, problem.trim().as_bytes(), &[], Instant::now() + REFUSAL_MAX);
+        let _ = wire.send(WireStep::Refused, problem.trim().as_bytes(), &[], Instant::now() + REFUSAL_MAX);
     }
 }
 
@@ -61,7 +61,7 @@ pub fn error_of(fault: &WireFault) -> io::Error {
 /// with the program that it runs now.
 ///
 /// What is returned is why that cannot be.
-pub fn start_over(origin: &Origin) -> io::Error {
+pub fn start_over(origin: &ProcessOrigin) -> io::Error {
     tracing::error!("the other process has ended: this one starts again without what was held in memory");
     crate::telemetry::flush(REFUSAL_MAX);
     origin.start_over()
@@ -74,7 +74,7 @@ pub fn node_record(config: &Config, control: &Control, client_ids: &ClientIds) -
         uid: control.uid().into(),
         client_id_words: client_ids.to_words().to_vec(),
         development_key: key.map(|key| key.reveal().into()),
-        upgrades: Counts::default().to_record(),
+        upgrades: UpgradeCounts::default().to_record(),
         store: path_of(config),
         engine: kind_of(config).into(),
     }
@@ -102,7 +102,7 @@ pub fn listener_records(config: &Config, bound: &[ListenAddress]) -> Vec<Listene
     records.collect()
 }
 
-impl fmt::Display for Moved {
+impl fmt::Display for MovedToNext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Moves { peers, channels, left_behind, .. } = self.totals;
         write!(

@@ -4,7 +4,7 @@
 //! the machine has another one. Only the user that the node runs as, and root, are answered: an upgrade starts a program,
 //! which a key of the API must not allow.
 //!
-//! One request a connection, a line of JSON; the answers are lines, the last one [`Said::Done`] or [`Said::Failed`].
+//! One request a connection, a line of JSON; the answers are lines, the last one [`UpgradeSaid::Done`] or [`UpgradeSaid::Failed`].
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read as _, Write as _};
@@ -36,7 +36,7 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// What is to be started in the place of this process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Request {
+pub struct UpgradeRequest {
     /// The program; unset, the one that this process was started from, as its file is now.
     #[serde(default)]
     pub binary: Option<PathBuf>,
@@ -46,10 +46,10 @@ pub struct Request {
     pub timeout_ms: u64,
 }
 
-impl Request {
+impl UpgradeRequest {
     /// What a signal asks for.
-    pub fn of_signal() -> Request {
-        Request { binary: None, config: None, timeout_ms: TIMEOUT.as_millis() as u64 }
+    pub fn of_signal() -> UpgradeRequest {
+        UpgradeRequest { binary: None, config: None, timeout_ms: TIMEOUT.as_millis() as u64 }
     }
 
     pub fn timeout(&self) -> Duration {
@@ -75,7 +75,7 @@ pub struct DevelopmentApi {
 /// A line of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Said {
+pub enum UpgradeSaid {
     Progress(String),
     Done(String),
     Failed(String),
@@ -106,35 +106,35 @@ impl Drop for Started {
 
 /// An upgrade that somebody waits for.
 #[derive(Debug)]
-pub struct Asked {
-    pub request: Request,
+pub struct AskedUpgrade {
+    pub request: UpgradeRequest,
     /// `None` for a signal.
     caller: Option<UnixStream>,
     _started: Started,
 }
 
-impl Asked {
-    pub fn by_signal(started: Started) -> Asked {
-        Asked { request: Request::of_signal(), caller: None, _started: started }
+impl AskedUpgrade {
+    pub fn by_signal(started: Started) -> AskedUpgrade {
+        AskedUpgrade { request: UpgradeRequest::of_signal(), caller: None, _started: started }
     }
 
     /// Logs a step, and shows it to the caller. One that has gone is no reason to stop.
     pub fn progress(&self, text: &str) {
         tracing::info!("upgrade: {text}");
-        self.say(&Said::Progress(text.into()));
+        self.say(&UpgradeSaid::Progress(text.into()));
     }
 
     pub fn done(&self, text: &str) {
         tracing::info!("upgrade: {text}");
-        self.say(&Said::Done(text.into()));
+        self.say(&UpgradeSaid::Done(text.into()));
     }
 
     pub fn failed(&self, text: &str) {
         tracing::error!("upgrade failed, this process serves on: {text}");
-        self.say(&Said::Failed(text.into()));
+        self.say(&UpgradeSaid::Failed(text.into()));
     }
 
-    fn say(&self, said: &Said) {
+    fn say(&self, said: &UpgradeSaid) {
         if let Some(mut caller) = self.caller.as_ref() {
             let _ = write_line(&mut caller, said);
         }
@@ -158,7 +158,7 @@ pub fn listen(
     listener: UnixListener,
     running: Running,
     development: Option<DevelopmentApi>,
-    take: impl Fn(Asked) -> bool + Send + 'static,
+    take: impl Fn(AskedUpgrade) -> bool + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new().name("control-socket".into()).spawn(move || {
         for caller in listener.incoming() {
@@ -168,7 +168,7 @@ pub fn listen(
             };
             if let Err(problem) = hear(&caller, &running, development.as_ref(), &take) {
                 tracing::warn!("control socket: {problem}");
-                let _ = write_line(&mut &caller, &Said::Failed(problem));
+                let _ = write_line(&mut &caller, &UpgradeSaid::Failed(problem));
             }
         }
     })?;
@@ -179,7 +179,7 @@ fn hear(
     caller: &UnixStream,
     running: &Running,
     development: Option<&DevelopmentApi>,
-    take: &(impl Fn(Asked) -> bool + Send),
+    take: &(impl Fn(AskedUpgrade) -> bool + Send),
 ) -> Result<(), String> {
     let times = caller.set_read_timeout(Some(PATIENCE)).and(caller.set_write_timeout(Some(PATIENCE)));
     times.map_err(|error| error.to_string())?;
@@ -192,14 +192,14 @@ fn hear(
             development.ok_or("this node is not in development mode: its keys are configured")?;
         return write_line(caller, development).map_err(|error| error.to_string());
     }
-    let request: Request =
+    let request: UpgradeRequest =
         serde_json::from_str(&line).map_err(|error| format!("the request is not understood: {error}"))?;
     if request.timeout().is_zero() || request.timeout() > TIMEOUT_MAX {
         return Err(format!("the timeout must be from 1 ms to {TIMEOUT_MAX:?}"));
     }
     let started = running.start()?;
     let caller = caller.try_clone().map_err(|error| error.to_string())?;
-    match take(Asked { request, caller: Some(caller), _started: started }) {
+    match take(AskedUpgrade { request, caller: Some(caller), _started: started }) {
         true => Ok(()),
         false => Err("the node is about to end".into()),
     }
@@ -238,7 +238,7 @@ pub(super) fn write_line(mut to: impl io::Write, said: &impl Serialize) -> io::R
 /// `trunkline upgrade`: asks the node and prints what it says.
 pub fn ask(task: UpgradeTask) -> ExitCode {
     let UpgradeTask { pid, binary, config, timeout } = task;
-    let mut request = Request { binary, config, timeout_ms: timeout.as_millis() as u64 };
+    let mut request = UpgradeRequest { binary, config, timeout_ms: timeout.as_millis() as u64 };
     for path in [&mut request.binary, &mut request.config].into_iter().flatten() {
         match fs::canonicalize(&*path) {
             Ok(whole) => *path = whole,
@@ -262,12 +262,12 @@ pub fn ask(task: UpgradeTask) -> ExitCode {
     }
     for line in BufReader::new(&caller).lines() {
         match line.ok().and_then(|line| serde_json::from_str(&line).ok()) {
-            Some(Said::Progress(text)) => println!("{text}"),
-            Some(Said::Done(text)) => {
+            Some(UpgradeSaid::Progress(text)) => println!("{text}"),
+            Some(UpgradeSaid::Done(text)) => {
                 println!("{text}");
                 return ExitCode::SUCCESS;
             }
-            Some(Said::Failed(text)) => return fail(&text),
+            Some(UpgradeSaid::Failed(text)) => return fail(&text),
             None => break,
         }
     }
@@ -366,7 +366,7 @@ mod tests {
     #[test]
     fn a_request_is_heard_and_answered_to_its_end() {
         let (caller, node) = UnixStream::pair().unwrap();
-        let request = Request { binary: Some("/a".into()), config: None, timeout_ms: 1 };
+        let request = UpgradeRequest { binary: Some("/a".into()), config: None, timeout_ms: 1 };
         write_line(&caller, &request).unwrap();
         let (given, taken) = std::sync::mpsc::sync_channel(1);
         let running = Running::default();
@@ -387,11 +387,11 @@ mod tests {
         asked.done("two");
         drop(asked);
         assert!(running.start().is_ok());
-        let lines: Vec<Said> = BufReader::new(&caller)
+        let lines: Vec<UpgradeSaid> = BufReader::new(&caller)
             .lines()
             .take(2)
             .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
             .collect();
-        assert_eq!(lines, [Said::Progress("one".into()), Said::Done("two".into())]);
+        assert_eq!(lines, [UpgradeSaid::Progress("one".into()), UpgradeSaid::Done("two".into())]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// What has just ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum UpgradeStage {
     /// Sockets have gone ahead; clients were served.
     Ahead,
     /// All shards are at rest: nothing is on its way between two of them.
@@ -20,24 +20,24 @@ pub enum Stage {
 }
 
 /// The moments at which parts of one move ended.
-pub struct Stages {
+pub struct UpgradeStages {
     began: Instant,
-    ended: Vec<(Stage, Instant)>,
+    ended: Vec<(UpgradeStage, Instant)>,
 }
 
-impl Stages {
-    pub fn begin() -> Stages {
-        Stages { began: Instant::now(), ended: Vec::new() }
+impl UpgradeStages {
+    pub fn begin() -> UpgradeStages {
+        UpgradeStages { began: Instant::now(), ended: Vec::new() }
     }
 
-    pub fn next(&mut self, stage: Stage) {
+    pub fn next(&mut self, stage: UpgradeStage) {
         self.ended.push((stage, Instant::now()));
     }
 
     /// A shard gave something: after the first part that is the sign that all of them are at rest.
     pub fn spoken(&mut self) {
-        if let [(Stage::Ahead, _)] = self.ended[..] {
-            self.next(Stage::Rest);
+        if let [(UpgradeStage::Ahead, _)] = self.ended[..] {
+            self.next(UpgradeStage::Rest);
         }
     }
 
@@ -45,22 +45,22 @@ impl Stages {
     pub fn silence(&self) -> Duration {
         match self.ended[..] {
             [] => Duration::ZERO,
-            [(_, frozen), .., (Stage::Serving, served)] => served.duration_since(frozen),
+            [(_, frozen), .., (UpgradeStage::Serving, served)] => served.duration_since(frozen),
             [(_, frozen), ..] => frozen.elapsed(),
         }
     }
 }
 
-impl fmt::Display for Stages {
+impl fmt::Display for UpgradeStages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut before = self.began;
         for (place, (stage, at)) in self.ended.iter().enumerate() {
             let what = match stage {
-                Stage::Ahead => "sockets went ahead in",
-                Stage::Rest => "clients waited for shards to come to rest",
-                Stage::Records => "for records",
-                Stage::Adopted => "for the new process to arrange them",
-                Stage::Serving => "for it to serve",
+                UpgradeStage::Ahead => "sockets went ahead in",
+                UpgradeStage::Rest => "clients waited for shards to come to rest",
+                UpgradeStage::Records => "for records",
+                UpgradeStage::Adopted => "for the new process to arrange them",
+                UpgradeStage::Serving => "for it to serve",
             };
             let separator = if place == 0 { "" } else { ", " };
             write!(f, "{separator}{what} {} ms", at.duration_since(before).as_millis())?;
@@ -78,19 +78,19 @@ mod tests {
     fn what_clients_wait_for_begins_behind_what_went_ahead() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let mut stages = Stages { began, ended: Vec::new() };
+        let mut stages = UpgradeStages { began, ended: Vec::new() };
         stages.spoken();
         assert_eq!((stages.ended.len(), stages.silence()), (0, Duration::ZERO), "those are sockets");
-        stages.ended.push((Stage::Ahead, at(100)));
+        stages.ended.push((UpgradeStage::Ahead, at(100)));
         stages.spoken();
         stages.spoken();
         assert_eq!(stages.ended.len(), 2, "the first is the sign");
         stages.ended = vec![
-            (Stage::Ahead, at(100)),
-            (Stage::Rest, at(103)),
-            (Stage::Records, at(160)),
-            (Stage::Adopted, at(170)),
-            (Stage::Serving, at(175)),
+            (UpgradeStage::Ahead, at(100)),
+            (UpgradeStage::Rest, at(103)),
+            (UpgradeStage::Records, at(160)),
+            (UpgradeStage::Adopted, at(170)),
+            (UpgradeStage::Serving, at(175)),
         ];
         assert_eq!(stages.silence(), Duration::from_millis(75));
         assert_eq!(

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 pub use crate::config::load::ENVIRONMENT_HANDOVER as VARIABLE;
 
-use super::request::Request;
-use super::wire::{Wire, WireFault};
+use super::request::UpgradeRequest;
+use super::wire::{UpgradeWire, WireFault};
 
 /// It is standard input: the number that a started process is given without unsafe code, and that the daemon never reads.
 pub const DESCRIPTOR: &str = "0";
@@ -20,16 +20,19 @@ const END_MAX: Duration = Duration::from_secs(2);
 
 /// What this process was started from, taken at its start: later the file may be another one.
 #[derive(Clone, Debug)]
-pub struct Origin {
+pub struct ProcessOrigin {
     binary: PathBuf,
     arguments: Vec<OsString>,
 }
 
-impl Origin {
+impl ProcessOrigin {
     /// # Errors
     /// When the path of the program cannot be found out.
-    pub fn find() -> std::io::Result<Origin> {
-        Ok(Origin { binary: std::env::current_exe()?, arguments: std::env::args_os().skip(1).collect() })
+    pub fn find() -> std::io::Result<ProcessOrigin> {
+        Ok(ProcessOrigin {
+            binary: std::env::current_exe()?,
+            arguments: std::env::args_os().skip(1).collect(),
+        })
     }
 
     /// Runs the program of this process from its beginning, in its place.
@@ -60,16 +63,16 @@ impl Origin {
 /// A started process. Dropped before it has taken over, it is killed: there are never two daemons.
 pub struct Successor {
     child: Option<Child>,
-    pub wire: Wire,
+    pub wire: UpgradeWire,
 }
 
 impl Successor {
     /// # Errors
     /// When it cannot be started.
-    pub fn start(origin: &Origin, request: &Request) -> Result<Successor, String> {
+    pub fn start(origin: &ProcessOrigin, request: &UpgradeRequest) -> Result<Successor, String> {
         let binary = request.binary.as_ref().unwrap_or(&origin.binary);
         let (wire, other) =
-            Wire::pair().map_err(|error| format!("no socket between the processes: {error}"))?;
+            UpgradeWire::pair().map_err(|error| format!("no socket between the processes: {error}"))?;
         let child = Command::new(binary)
             .args(origin.arguments(request.config.as_deref().map(OsStr::new)))
             .env(VARIABLE, DESCRIPTOR)
@@ -164,12 +167,12 @@ fn how(status: ExitStatus) -> String {
 ///
 /// # Errors
 /// It is no such socket, or that of another user.
-pub fn inherited() -> Option<std::io::Result<Wire>> {
+pub fn inherited() -> Option<std::io::Result<UpgradeWire>> {
     let number = std::env::var_os(VARIABLE)?;
     Some(take(&number))
 }
 
-fn take(number: &OsStr) -> std::io::Result<Wire> {
+fn take(number: &OsStr) -> std::io::Result<UpgradeWire> {
     use rustix::net::SocketType;
     use rustix::net::sockopt::socket_type;
     let invalid = |problem: String| std::io::Error::new(std::io::ErrorKind::InvalidInput, problem);
@@ -183,15 +186,15 @@ fn take(number: &OsStr) -> std::io::Result<Wire> {
         return Err(invalid(format!("{VARIABLE}: standard input is not the socket of an upgrade")));
     }
     super::request::ensure_trusted(&input)?;
-    Ok(Wire::new(input.as_fd().try_clone_to_owned()?))
+    Ok(UpgradeWire::new(input.as_fd().try_clone_to_owned()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn origin(arguments: &[&str]) -> Origin {
-        Origin { binary: "/bin/x".into(), arguments: arguments.iter().map(OsString::from).collect() }
+    fn origin(arguments: &[&str]) -> ProcessOrigin {
+        ProcessOrigin { binary: "/bin/x".into(), arguments: arguments.iter().map(OsString::from).collect() }
     }
 
     #[test]
@@ -212,7 +215,8 @@ mod tests {
     #[test]
     fn a_program_that_does_not_start_or_ends_is_named() {
         let origin = origin(&["hello"]);
-        let request = |binary: &str| Request { binary: Some(binary.into()), ..Request::of_signal() };
+        let request =
+            |binary: &str| UpgradeRequest { binary: Some(binary.into()), ..UpgradeRequest::of_signal() };
         let problem = Successor::start(&origin, &request("/nonexistent")).err().unwrap();
         assert!(problem.contains("/nonexistent"), "{problem}");
         let mut successor = Successor::start(&origin, &request("/bin/false")).unwrap();

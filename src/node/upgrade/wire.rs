@@ -40,7 +40,7 @@ const HEAD_BYTES: usize = 8;
 /// What a message says. Numbers are never given twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Step {
+pub enum WireStep {
     /// Who speaks, from either side.
     Hello = 1,
     /// New to old: the upgrade cannot be; the body says why, for people.
@@ -77,25 +77,25 @@ pub enum Step {
     Followed = 17,
 }
 
-impl Step {
-    const ALL: [Step; 17] = [
-        Step::Hello,
-        Step::Refused,
-        Step::Node,
-        Step::Listeners,
-        Step::ListenersEnd,
-        Step::Ready,
-        Step::Parcels,
-        Step::Ack,
-        Step::Control,
-        Step::ApiConnections,
-        Step::Complete,
-        Step::Adopted,
-        Step::Commit,
-        Step::Committed,
-        Step::Serving,
-        Step::Store,
-        Step::Followed,
+impl WireStep {
+    const ALL: [WireStep; 17] = [
+        WireStep::Hello,
+        WireStep::Refused,
+        WireStep::Node,
+        WireStep::Listeners,
+        WireStep::ListenersEnd,
+        WireStep::Ready,
+        WireStep::Parcels,
+        WireStep::Ack,
+        WireStep::Control,
+        WireStep::ApiConnections,
+        WireStep::Complete,
+        WireStep::Adopted,
+        WireStep::Commit,
+        WireStep::Committed,
+        WireStep::Serving,
+        WireStep::Store,
+        WireStep::Followed,
     ];
 }
 
@@ -134,13 +134,13 @@ impl From<Errno> for WireFault {
 
 /// One message.
 #[derive(Debug)]
-pub struct Message {
-    pub step: Step,
+pub struct WireMessage {
+    pub step: WireStep,
     pub body: Vec<u8>,
     pub descriptors: Vec<OwnedFd>,
 }
 
-impl Message {
+impl WireMessage {
     /// # Errors
     /// The body is no such record.
     pub fn record<R: Record>(&self) -> Result<R, WireFault> {
@@ -149,41 +149,41 @@ impl Message {
 }
 
 /// One end of the socket between the two.
-pub struct Wire {
+pub struct UpgradeWire {
     socket: OwnedFd,
     /// A message of which pieces are to come.
-    partial: Option<Message>,
+    partial: Option<WireMessage>,
     piece: Box<[u8]>,
 }
 
-impl Wire {
+impl UpgradeWire {
     /// Both ends; the second is for the other process.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn pair() -> std::io::Result<(Wire, OwnedFd)> {
+    pub fn pair() -> std::io::Result<(UpgradeWire, OwnedFd)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (own, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        Ok((Wire::new(own), other))
+        Ok((UpgradeWire::new(own), other))
     }
 
-    pub fn new(socket: OwnedFd) -> Wire {
-        Wire { socket, partial: None, piece: vec![0; HEAD_BYTES + PIECE_BYTES_MAX].into() }
+    pub fn new(socket: OwnedFd) -> UpgradeWire {
+        UpgradeWire { socket, partial: None, piece: vec![0; HEAD_BYTES + PIECE_BYTES_MAX].into() }
     }
 
     /// # Errors
     /// [`WireFault`]; nothing more can be sent then.
-    pub fn send_record(&self, step: Step, record: &impl Record, until: Instant) -> Result<(), WireFault> {
+    pub fn send_record(&self, step: WireStep, record: &impl Record, until: Instant) -> Result<(), WireFault> {
         let mut body = Vec::new();
         write(record, &mut body)?;
         self.send(step, &body, &[], until)
     }
 
     /// # Errors
-    /// As [`Wire::send_record`].
+    /// As [`UpgradeWire::send_record`].
     pub fn send(
         &self,
-        step: Step,
+        step: WireStep,
         body: &[u8],
         descriptors: &[BorrowedFd<'_>],
         until: Instant,
@@ -231,7 +231,7 @@ impl Wire {
     ///
     /// # Errors
     /// [`WireFault`]; a refusal of the other process is one.
-    pub fn receive(&mut self, until: Instant) -> Result<Message, WireFault> {
+    pub fn receive(&mut self, until: Instant) -> Result<WireMessage, WireFault> {
         loop {
             match self.try_receive()? {
                 Some(message) => return Ok(message),
@@ -243,8 +243,8 @@ impl Wire {
     /// The next message, which has to be of this step.
     ///
     /// # Errors
-    /// As [`Wire::receive`].
-    pub fn expect(&mut self, step: Step, until: Instant) -> Result<Message, WireFault> {
+    /// As [`UpgradeWire::receive`].
+    pub fn expect(&mut self, step: WireStep, until: Instant) -> Result<WireMessage, WireFault> {
         let message = self.receive(until)?;
         match message.step == step {
             true => Ok(message),
@@ -255,8 +255,8 @@ impl Wire {
     /// The next message, if it is here.
     ///
     /// # Errors
-    /// As [`Wire::receive`].
-    pub fn try_receive(&mut self) -> Result<Option<Message>, WireFault> {
+    /// As [`UpgradeWire::receive`].
+    pub fn try_receive(&mut self) -> Result<Option<WireMessage>, WireFault> {
         loop {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -286,7 +286,7 @@ impl Wire {
             }
             if let Some(message) = self.take_packet(received.bytes, descriptors)? {
                 return match message.step {
-                    Step::Refused => {
+                    WireStep::Refused => {
                         Err(WireFault::Refused(String::from_utf8_lossy(&message.body).into_owned()))
                     }
                     _ => Ok(Some(message)),
@@ -295,7 +295,11 @@ impl Wire {
         }
     }
 
-    fn take_packet(&mut self, bytes: usize, descriptors: Vec<OwnedFd>) -> Result<Option<Message>, WireFault> {
+    fn take_packet(
+        &mut self,
+        bytes: usize,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Option<WireMessage>, WireFault> {
         let Some((head, piece)) = self.piece[..bytes].split_first_chunk::<HEAD_BYTES>() else {
             return Err(WireFault::Malformed("the head of a packet"));
         };
@@ -306,13 +310,13 @@ impl Wire {
         if version != PROTOCOL {
             return Err(WireFault::Version(version));
         }
-        let step = Step::ALL.into_iter().find(|known| *known as u8 == step);
+        let step = WireStep::ALL.into_iter().find(|known| *known as u8 == step);
         let step = step.ok_or(WireFault::Malformed("an unknown step"))?;
         if usize::from(u16::from_le_bytes([low, high])) != descriptors.len() {
             return Err(WireFault::DescriptorsLost);
         }
         let message = match self.partial.take() {
-            None => Message { step, body: piece.to_vec(), descriptors },
+            None => WireMessage { step, body: piece.to_vec(), descriptors },
             Some(mut message) if message.step == step && descriptors.is_empty() => {
                 if message.body.len() + piece.len() > BODY_BYTES_MAX {
                     return Err(WireFault::TooLong);
@@ -358,7 +362,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for UpgradeWire {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -376,9 +380,9 @@ mod tests {
         Instant::now() + Duration::from_secs(30)
     }
 
-    fn both() -> (Wire, Wire) {
-        let (own, other) = Wire::pair().unwrap();
-        (own, Wire::new(other))
+    fn both() -> (UpgradeWire, UpgradeWire) {
+        let (own, other) = UpgradeWire::pair().unwrap();
+        (own, UpgradeWire::new(other))
     }
 
     #[test]
@@ -388,10 +392,10 @@ mod tests {
         let body: Vec<u8> = (0..3_000_000u32).map(|number| number as u8).collect();
         let sending = std::thread::spawn({
             let body = body.clone();
-            move || old.send(Step::Parcels, &body, &[served.as_fd()], soon()).map(|()| old)
+            move || old.send(WireStep::Parcels, &body, &[served.as_fd()], soon()).map(|()| old)
         });
         let message = new.receive(soon()).unwrap();
-        assert_eq!((message.step, message.body == body), (Step::Parcels, true));
+        assert_eq!((message.step, message.body == body), (WireStep::Parcels, true));
         let mut served = UnixStream::from(message.descriptors.into_iter().next().unwrap());
         client.write_all(b"hello").unwrap();
         let mut heard = [0; 5];
@@ -405,7 +409,7 @@ mod tests {
     fn as_many_descriptors_as_the_kernel_takes() {
         let (old, mut new) = both();
         let (one, _other) = UnixStream::pair().unwrap();
-        old.send(Step::Listeners, b"", &vec![one.as_fd(); DESCRIPTORS_MAX], soon()).unwrap();
+        old.send(WireStep::Listeners, b"", &vec![one.as_fd(); DESCRIPTORS_MAX], soon()).unwrap();
         assert_eq!(new.receive(soon()).unwrap().descriptors.len(), DESCRIPTORS_MAX);
     }
 
@@ -433,13 +437,13 @@ mod tests {
     fn records_of_other_kinds_and_steps_out_of_order_are_no_surprise() {
         let (old, mut new) = both();
         let hello = HelloRecord { protocol: 1, build: "0.1".into(), pid: 7, shards: 2 };
-        old.send_record(Step::Hello, &hello, soon()).unwrap();
-        let message = new.expect(Step::Hello, soon()).unwrap();
+        old.send_record(WireStep::Hello, &hello, soon()).unwrap();
+        let message = new.expect(WireStep::Hello, soon()).unwrap();
         assert!(matches!(message.record::<TotalsRecord>(), Err(WireFault::Record(_))));
         assert_eq!(message.record::<HelloRecord>().unwrap(), hello);
-        old.send(Step::Commit, b"", &[], soon()).unwrap();
-        assert!(matches!(new.expect(Step::Complete, soon()), Err(WireFault::Malformed(_))));
-        old.send(Step::Refused, "no room".as_bytes(), &[], soon()).unwrap();
+        old.send(WireStep::Commit, b"", &[], soon()).unwrap();
+        assert!(matches!(new.expect(WireStep::Complete, soon()), Err(WireFault::Malformed(_))));
+        old.send(WireStep::Refused, "no room".as_bytes(), &[], soon()).unwrap();
         assert!(matches!(new.receive(soon()), Err(WireFault::Refused(why)) if why == "no room"));
         let late = Instant::now();
         assert!(matches!(new.receive(late), Err(WireFault::TimedOut)));

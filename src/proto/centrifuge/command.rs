@@ -83,7 +83,7 @@ pub enum Method<'a> {
         channel: Cow<'a, str>,
     },
     Publish(Publish<'a>),
-    History(History<'a>),
+    History(HistoryCommand<'a>),
     Presence {
         channel: Cow<'a, str>,
     },
@@ -124,7 +124,7 @@ pub struct Connect<'a> {
     pub token: Cow<'a, str>,
     pub data: Option<Data<'a>>,
     /// Positions of server-side subscriptions to recover, sorted by channel, each channel once.
-    pub subs: Vec<(Cow<'a, str>, Since<'a>)>,
+    pub subs: Vec<(Cow<'a, str>, SinceField<'a>)>,
     pub name: Cow<'a, str>,
     pub version: Cow<'a, str>,
     /// Emulated request headers: the text of a JSON object, its values not looked at here.
@@ -133,7 +133,7 @@ pub struct Connect<'a> {
 
 impl<'a> Connect<'a> {
     /// The position the client holds for `channel`.
-    pub fn since(&self, channel: &str) -> Option<&Since<'a>> {
+    pub fn since(&self, channel: &str) -> Option<&SinceField<'a>> {
         let at = self.subs.binary_search_by(|(name, _)| name.as_ref().cmp(channel)).ok()?;
         Some(&self.subs[at].1)
     }
@@ -146,7 +146,7 @@ pub(super) const CONNECT_SUBS_MAX: usize = COMMANDS_PER_FRAME_MAX;
 ///
 /// # Errors
 /// A channel that comes twice.
-pub(super) fn by_channel(subs: &mut [(Cow<'_, str>, Since<'_>)]) -> Result<(), CommandFault> {
+pub(super) fn by_channel(subs: &mut [(Cow<'_, str>, SinceField<'_>)]) -> Result<(), CommandFault> {
     // Sorted once rather than searched at each insertion, which a hostile list would make quadratic.
     subs.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     match subs.windows(2).any(|pair| pair[0].0 == pair[1].0) {
@@ -157,7 +157,7 @@ pub(super) fn by_channel(subs: &mut [(Cow<'_, str>, Since<'_>)]) -> Result<(), C
 
 /// Where a client's copy of a channel ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Since<'a> {
+pub struct SinceField<'a> {
     /// Whether recovery is asked for. Always set in a history request.
     pub recover: bool,
     pub offset: u64,
@@ -195,20 +195,20 @@ pub struct Publish<'a> {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct History<'a> {
+pub struct HistoryCommand<'a> {
     pub channel: Cow<'a, str>,
     /// Publications asked for: 0 for none but the top position, negative for as many as the server gives.
     pub limit: i32,
-    pub since: Option<Since<'a>>,
+    pub since: Option<SinceField<'a>>,
     pub reverse: bool,
 }
 
 /// Which fields of an object have been read. The published server refuses a field that comes twice: which of the two
 /// was checked by a proxy in between cannot be known.
 #[derive(Default)]
-pub(super) struct Seen(u32);
+pub(super) struct SeenFields(u32);
 
-impl Seen {
+impl SeenFields {
     pub(super) fn once(&mut self, field: usize) -> Result<(), CommandFault> {
         let bit = 1 << field;
         if self.0 & bit != 0 {

@@ -44,7 +44,7 @@ impl Format {
 /// all is a fault as well. Text that is not UTF-8 anywhere in a frame of JSON refuses the whole of it.
 pub fn decode_frame(format: Format, payload: &[u8]) -> Commands<'_> {
     match format {
-        Format::Protobuf => Commands::new(Source::Protobuf(payload)),
+        Format::Protobuf => Commands::new(CommandSource::Protobuf(payload)),
         Format::Json => Commands::of_json(payload, json::command),
     }
 }
@@ -63,7 +63,7 @@ pub fn decode_connect(payload: &[u8]) -> Commands<'_> {
 /// Iterator of [`decode_frame`].
 #[derive(Clone, Debug)]
 pub struct Commands<'a> {
-    source: Source<'a>,
+    source: CommandSource<'a>,
     decoded: usize,
     /// So many commands, and what is wrong with more.
     most: (usize, CommandFault),
@@ -72,7 +72,7 @@ pub struct Commands<'a> {
 }
 
 #[derive(Clone, Debug)]
-enum Source<'a> {
+enum CommandSource<'a> {
     /// With what reads one object of it.
     Json(Scanner<'a>, fn(&mut Scanner<'a>) -> Result<Command<'a>, CommandFault>),
     Protobuf(&'a [u8]),
@@ -91,8 +91,8 @@ impl<'a> Iterator for Commands<'a> {
             Err(fault) => return Some(Err(fault)),
         }
         match &mut self.source {
-            Source::Json(scanner, object) => Some(object(scanner)),
-            Source::Protobuf(rest) => Some(protobuf::command(rest)),
+            CommandSource::Json(scanner, object) => Some(object(scanner)),
+            CommandSource::Protobuf(rest) => Some(protobuf::command(rest)),
         }
     }
 }
@@ -100,7 +100,7 @@ impl<'a> Iterator for Commands<'a> {
 impl std::iter::FusedIterator for Commands<'_> {}
 
 impl<'a> Commands<'a> {
-    fn new(source: Source<'a>) -> Commands<'a> {
+    fn new(source: CommandSource<'a>) -> Commands<'a> {
         let most = (COMMANDS_PER_FRAME_MAX, CommandFault("too many commands in one frame"));
         Commands { source, decoded: 0, most, fault: None, ended: false }
     }
@@ -111,7 +111,10 @@ impl<'a> Commands<'a> {
     ) -> Commands<'a> {
         let text = std::str::from_utf8(payload);
         let fault = text.is_err().then_some(CommandFault("frame is not UTF-8"));
-        Commands { fault, ..Commands::new(Source::Json(Scanner::new(text.unwrap_or_default()), object)) }
+        Commands {
+            fault,
+            ..Commands::new(CommandSource::Json(Scanner::new(text.unwrap_or_default()), object))
+        }
     }
 
     /// Whether another command is to be decoded. A fault is the last thing that comes.
@@ -120,8 +123,8 @@ impl<'a> Commands<'a> {
             return Ok(false);
         }
         let at_end = match &mut self.source {
-            Source::Json(scanner, _) => scanner.at_end(),
-            Source::Protobuf(rest) => rest.is_empty(),
+            CommandSource::Json(scanner, _) => scanner.at_end(),
+            CommandSource::Protobuf(rest) => rest.is_empty(),
         };
         let (most, too_many) = self.most;
         let fault = match self.fault {
@@ -141,15 +144,15 @@ impl<'a> Commands<'a> {
     /// What has not been decoded yet, a frame of its own: for a caller that must keep the rest for later.
     pub fn remaining(&self) -> &'a [u8] {
         match &self.source {
-            Source::Json(scanner, _) => scanner.remaining().as_bytes(),
-            Source::Protobuf(rest) => rest,
+            CommandSource::Json(scanner, _) => scanner.remaining().as_bytes(),
+            CommandSource::Protobuf(rest) => rest,
         }
     }
 }
 
 /// Several replies or pushes in one frame.
 #[derive(Debug)]
-pub struct Batch<'b> {
+pub struct ReplyBatch<'b> {
     out: &'b mut Vec<u8>,
     from: usize,
     format: Format,
@@ -157,16 +160,16 @@ pub struct Batch<'b> {
     bare: bool,
 }
 
-impl<'b> Batch<'b> {
+impl<'b> ReplyBatch<'b> {
     /// A frame that starts at the present end of `out`.
-    pub fn new(out: &'b mut Vec<u8>, format: Format) -> Batch<'b> {
+    pub fn new(out: &'b mut Vec<u8>, format: Format) -> ReplyBatch<'b> {
         let from = out.len();
-        Batch { out, from, format, bare: false }
+        ReplyBatch { out, from, format, bare: false }
     }
 
     /// Of a unidirectional client: it gets pushes alone, and its connect is answered by one.
-    pub fn bare(out: &'b mut Vec<u8>) -> Batch<'b> {
-        Batch { bare: true, ..Batch::new(out, Format::Json) }
+    pub fn bare(out: &'b mut Vec<u8>) -> ReplyBatch<'b> {
+        ReplyBatch { bare: true, ..ReplyBatch::new(out, Format::Json) }
     }
 
     pub fn format(&self) -> Format {
@@ -217,7 +220,7 @@ pub fn encode_presence(out: &mut Vec<u8>, format: Format, clients: &[(&str, Clie
     }
 }
 
-/// Appends a push that is a frame of its own, as [`Batch::push`].
+/// Appends a push that is a frame of its own, as [`ReplyBatch::push`].
 ///
 /// The one that delivery runs through: a publication is written in one pass, without memory of its own.
 pub fn encode_push(out: &mut Vec<u8>, format: Format, channel: &str, push: &Push<'_>) {

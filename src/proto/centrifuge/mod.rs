@@ -23,11 +23,12 @@ mod protobuf;
 pub mod reply;
 
 pub use self::protobuf::shared;
-pub use command::{Command, CommandFault, Data, Method, Since};
+pub use command::{Command, CommandFault, Data, Method, SinceField};
 pub use emulation::{EmulationRequest, decode_emulation};
 pub use frame::quoted;
 pub use frame::{
-    Batch, Commands, Format, decode_connect, decode_frame, encode_bare_push, encode_presence, encode_push,
+    Commands, Format, ReplyBatch, decode_connect, decode_frame, encode_bare_push, encode_presence,
+    encode_push,
 };
 pub(in crate::proto) use json::write;
 pub use reply::{ErrorRef, Push, Reply};

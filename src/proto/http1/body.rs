@@ -13,7 +13,7 @@ const SIZE_DIGITS_MAX: u8 = 16;
 /// Where in one request's body the input stands. Plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyDecoder {
-    state: State,
+    state: BodyState,
     /// Bytes of data that may still come, in all.
     allowance: u64,
     extra: u32,
@@ -27,7 +27,7 @@ const _: () = assert!(std::mem::size_of::<BodyDecoder>() <= 32);
 ///                                                       └─CR─▶ LastLf ─▶ Done
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum BodyState {
     /// A body of known length: bytes left.
     Length(u64),
     Size {
@@ -40,7 +40,7 @@ enum State {
     },
     Extension {
         size: u64,
-        at: Extension,
+        at: ChunkExtension,
     },
     SizeLf {
         size: u64,
@@ -60,7 +60,7 @@ enum State {
 /// Extensions mean nothing here. Their grammar is checked because readers that skip what is malformed disagree about
 /// where the chunk begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extension {
+enum ChunkExtension {
     /// Behind the `;`.
     Start,
     Name,
@@ -75,10 +75,12 @@ enum Extension {
     ValueSpace,
 }
 
-impl Extension {
+impl ChunkExtension {
     /// The place behind `byte`; `None` where no such byte may stand.
-    fn step(self, byte: u8) -> Option<Extension> {
-        use Extension::{Escaped, Name, NameSpace, QuoteEnd, Quoted, Start, Value, ValueSpace, ValueStart};
+    fn step(self, byte: u8) -> Option<ChunkExtension> {
+        use ChunkExtension::{
+            Escaped, Name, NameSpace, QuoteEnd, Quoted, Start, Value, ValueSpace, ValueStart,
+        };
         let is_text = is_field_value(&[byte]);
         Some(match (self, byte) {
             (Start, b' ' | b'\t') => Start,
@@ -99,7 +101,7 @@ impl Extension {
 
     /// Whether the line may end here.
     fn is_whole(self) -> bool {
-        matches!(self, Extension::Name | Extension::Value | Extension::QuoteEnd)
+        matches!(self, ChunkExtension::Name | ChunkExtension::Value | ChunkExtension::QuoteEnd)
     }
 }
 
@@ -121,16 +123,16 @@ impl BodyDecoder {
     /// 413 when the announced length is over the bound already.
     pub fn new(length: BodyLength, body_bytes_max: u64) -> Result<BodyDecoder, HttpFault> {
         let state = match length {
-            BodyLength::None | BodyLength::Length(0) => State::Done,
+            BodyLength::None | BodyLength::Length(0) => BodyState::Done,
             BodyLength::Length(length) if length > body_bytes_max => return Err(TOO_LARGE),
-            BodyLength::Length(length) => State::Length(length),
-            BodyLength::Chunked => State::Size { size: 0, digits: 0 },
+            BodyLength::Length(length) => BodyState::Length(length),
+            BodyLength::Chunked => BodyState::Size { size: 0, digits: 0 },
         };
         Ok(BodyDecoder { state, allowance: body_bytes_max, extra: 0 })
     }
 
     pub fn is_done(&self) -> bool {
-        self.state == State::Done
+        self.state == BodyState::Done
     }
 
     /// Reads on, up to the end of the body or of one run of data. Call it until `done`, or until all input is
@@ -141,15 +143,15 @@ impl BodyDecoder {
     /// [`CHUNK_EXTRA_BYTES_MAX`]. The connection must be closed; the decoder must not be used again.
     pub fn decode<'i>(&mut self, input: &'i [u8]) -> Result<BodyPiece<'i>, HttpFault> {
         let mut at = 0;
-        while self.state != State::Done {
-            if let State::Length(left) | State::Data(left) = self.state {
+        while self.state != BodyState::Done {
+            if let BodyState::Length(left) | BodyState::Data(left) = self.state {
                 let taken = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - at);
                 let left = left - taken as u64;
                 self.state = match self.state {
-                    State::Length(_) if left == 0 => State::Done,
-                    State::Length(_) => State::Length(left),
-                    _ if left == 0 => State::DataCr,
-                    _ => State::Data(left),
+                    BodyState::Length(_) if left == 0 => BodyState::Done,
+                    BodyState::Length(_) => BodyState::Length(left),
+                    _ if left == 0 => BodyState::DataCr,
+                    _ => BodyState::Data(left),
                 };
                 let data = &input[at..at + taken];
                 return Ok(BodyPiece { consumed: at + taken, data, done: self.is_done() });
@@ -163,75 +165,79 @@ impl BodyDecoder {
 
     /// One byte of chunk framing. Line ends are CRLF and nothing else: a decoder in front of or behind this one
     /// that took a bare LF would see other chunks.
-    fn step(&mut self, byte: u8) -> Result<State, HttpFault> {
+    fn step(&mut self, byte: u8) -> Result<BodyState, HttpFault> {
         Ok(match (self.state, byte) {
-            (State::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+            (BodyState::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
                 if digits == SIZE_DIGITS_MAX {
                     return Err(HttpFault::bad_request("chunk size too long"));
                 }
                 let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
-                State::Size { size: size << 4 | digit, digits: digits + 1 }
+                BodyState::Size { size: size << 4 | digit, digits: digits + 1 }
             }
-            (State::Size { digits: 0, .. }, _) => return Err(HttpFault::bad_request("missing chunk size")),
-            (State::Size { size, .. }, b'\r') => State::SizeLf { size },
-            (State::Size { size, .. } | State::SizeSpace { size }, b';') => {
+            (BodyState::Size { digits: 0, .. }, _) => {
+                return Err(HttpFault::bad_request("missing chunk size"));
+            }
+            (BodyState::Size { size, .. }, b'\r') => BodyState::SizeLf { size },
+            (BodyState::Size { size, .. } | BodyState::SizeSpace { size }, b';') => {
                 self.count_extra()?;
-                State::Extension { size, at: Extension::Start }
+                BodyState::Extension { size, at: ChunkExtension::Start }
             }
-            (State::Size { size, .. } | State::SizeSpace { size }, b' ' | b'\t') => {
+            (BodyState::Size { size, .. } | BodyState::SizeSpace { size }, b' ' | b'\t') => {
                 self.count_extra()?;
-                State::SizeSpace { size }
+                BodyState::SizeSpace { size }
             }
-            (State::Size { .. } | State::SizeSpace { .. }, _) => {
+            (BodyState::Size { .. } | BodyState::SizeSpace { .. }, _) => {
                 return Err(HttpFault::bad_request("invalid chunk size"));
             }
-            (State::Extension { size, at }, b'\r') if at.is_whole() => State::SizeLf { size },
-            (State::Extension { size, at }, _) => {
+            (BodyState::Extension { size, at }, b'\r') if at.is_whole() => BodyState::SizeLf { size },
+            (BodyState::Extension { size, at }, _) => {
                 self.count_extra()?;
                 let at = at.step(byte).ok_or(HttpFault::bad_request("malformed chunk extension"))?;
-                State::Extension { size, at }
+                BodyState::Extension { size, at }
             }
-            (State::SizeLf { size: 0 }, b'\n') => State::LineStart,
-            (State::SizeLf { size }, b'\n') => {
+            (BodyState::SizeLf { size: 0 }, b'\n') => BodyState::LineStart,
+            (BodyState::SizeLf { size }, b'\n') => {
                 self.allowance = self.allowance.checked_sub(size).ok_or(TOO_LARGE)?;
-                State::Data(size)
+                BodyState::Data(size)
             }
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size { size: 0, digits: 0 },
-            (State::DataCr | State::DataLf, _) => {
+            (BodyState::DataCr, b'\r') => BodyState::DataLf,
+            (BodyState::DataLf, b'\n') => BodyState::Size { size: 0, digits: 0 },
+            (BodyState::DataCr | BodyState::DataLf, _) => {
                 return Err(HttpFault::bad_request("chunk longer than its size"));
             }
-            (State::LineStart, b'\r') => State::LastLf,
-            (State::LineStart, b' ' | b'\t') => return Err(HttpFault::bad_request("folded trailer line")),
-            (State::LineStart | State::TrailerName, _) if is_token(&[byte]) => {
-                self.count_extra()?;
-                State::TrailerName
+            (BodyState::LineStart, b'\r') => BodyState::LastLf,
+            (BodyState::LineStart, b' ' | b'\t') => {
+                return Err(HttpFault::bad_request("folded trailer line"));
             }
-            (State::TrailerName, b':') => {
+            (BodyState::LineStart | BodyState::TrailerName, _) if is_token(&[byte]) => {
                 self.count_extra()?;
-                State::TrailerValue
+                BodyState::TrailerName
             }
-            (State::TrailerName, b'\r') => {
+            (BodyState::TrailerName, b':') => {
+                self.count_extra()?;
+                BodyState::TrailerValue
+            }
+            (BodyState::TrailerName, b'\r') => {
                 return Err(HttpFault::bad_request("trailer line without a colon"));
             }
-            (State::LineStart | State::TrailerName, _) => {
+            (BodyState::LineStart | BodyState::TrailerName, _) => {
                 return Err(HttpFault::bad_request("invalid byte in a trailer name"));
             }
-            (State::TrailerValue, b'\r') => State::TrailerLf,
-            (State::TrailerValue, _) => {
+            (BodyState::TrailerValue, b'\r') => BodyState::TrailerLf,
+            (BodyState::TrailerValue, _) => {
                 self.count_extra()?;
                 if !is_field_value(&[byte]) {
                     return Err(HttpFault::bad_request("control character in a trailer"));
                 }
-                State::TrailerValue
+                BodyState::TrailerValue
             }
-            (State::TrailerLf, b'\n') => State::LineStart,
-            (State::LastLf, b'\n') => State::Done,
-            (State::SizeLf { .. } | State::TrailerLf | State::LastLf, _) => {
+            (BodyState::TrailerLf, b'\n') => BodyState::LineStart,
+            (BodyState::LastLf, b'\n') => BodyState::Done,
+            (BodyState::SizeLf { .. } | BodyState::TrailerLf | BodyState::LastLf, _) => {
                 return Err(HttpFault::bad_request("bare CR in chunk framing"));
             }
             // `decode` takes these itself and never steps in them.
-            (State::Length(_) | State::Data(_) | State::Done, _) => self.state,
+            (BodyState::Length(_) | BodyState::Data(_) | BodyState::Done, _) => self.state,
         })
     }
 

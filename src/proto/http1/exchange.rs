@@ -19,8 +19,8 @@ pub fn request_parts(head: &RequestHead<'_>) -> Result<Parts, HttpFault> {
     parts.method = head.method.parse::<Method>().map_err(|_| MALFORMED)?;
     parts.uri = escaped(head.target).parse::<Uri>().map_err(|_| MALFORMED)?;
     parts.version = match head.version {
-        super::Version::Http10 => Version::HTTP_10,
-        super::Version::Http11 => Version::HTTP_11,
+        super::HttpVersion::Http10 => Version::HTTP_10,
+        super::HttpVersion::Http11 => Version::HTTP_11,
     };
     parts.headers = HeaderMap::with_capacity(head.fields().len());
     for (name, value) in head.headers() {

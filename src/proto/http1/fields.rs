@@ -9,13 +9,13 @@ use crate::base::limits;
 #[derive(Clone)]
 pub struct Fields<'a> {
     head: &'a [u8],
-    spans: [Span; limits::HTTP_HEADERS_MAX],
+    spans: [FieldSpan; limits::HTTP_HEADERS_MAX],
     count: u8,
 }
 
 /// Places in the head. 16 bits reach the end of the longest head that is taken.
 #[derive(Clone, Copy, Default)]
-struct Span {
+struct FieldSpan {
     name_start: u16,
     name_end: u16,
     value_start: u16,
@@ -29,7 +29,7 @@ impl<'a> Fields<'a> {
     /// Reads field lines from `head[start..]`, which is everything between the first line and the empty line,
     /// each ended by CRLF.
     pub(super) fn parse(head: &'a [u8], start: usize) -> Result<Fields<'a>, HttpFault> {
-        let mut fields = Fields { head, spans: [Span::default(); limits::HTTP_HEADERS_MAX], count: 0 };
+        let mut fields = Fields { head, spans: [FieldSpan::default(); limits::HTTP_HEADERS_MAX], count: 0 };
         let mut at = start;
         while at < head.len() {
             let line_end = at + find_crlf(&head[at..])?;
@@ -150,7 +150,7 @@ pub(super) fn find_lf(bytes: &[u8]) -> Option<usize> {
     bytes[at..].iter().position(|&byte| byte == b'\n').map(|offset| at + offset)
 }
 
-fn parse_line(head: &[u8], start: usize, end: usize) -> Result<Span, HttpFault> {
+fn parse_line(head: &[u8], start: usize, end: usize) -> Result<FieldSpan, HttpFault> {
     let line = &head[start..end];
     let name_len = line
         .iter()
@@ -172,7 +172,7 @@ fn parse_line(head: &[u8], start: usize, end: usize) -> Result<Span, HttpFault> 
     let value_start = end - value.len();
     let value_end = value_start + value.trim_ascii_end().len();
     // Fits: the caller's head is at most HTTP_HEAD_BYTES_MAX long.
-    Ok(Span {
+    Ok(FieldSpan {
         name_start: start as u16,
         name_end: (start + name_len) as u16,
         value_start: value_start as u16,
@@ -180,12 +180,12 @@ fn parse_line(head: &[u8], start: usize, end: usize) -> Result<Span, HttpFault> 
     })
 }
 
-fn name_of<'a>(head: &'a [u8], span: &Span) -> &'a str {
+fn name_of<'a>(head: &'a [u8], span: &FieldSpan) -> &'a str {
     // Checked as a token when it was parsed, so this is ASCII and the default is never taken.
     std::str::from_utf8(&head[span.name_start.into()..span.name_end.into()]).unwrap_or_default()
 }
 
-fn value_of<'a>(head: &'a [u8], span: &Span) -> &'a [u8] {
+fn value_of<'a>(head: &'a [u8], span: &FieldSpan) -> &'a [u8] {
     &head[span.value_start.into()..span.value_end.into()]
 }
 

@@ -6,7 +6,7 @@ use crate::base::limits;
 
 /// The versions that are spoken. A request of a later 1.x is read as 1.1 (RFC 9110 section 2.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub enum HttpVersion {
     Http10,
     Http11,
 }
@@ -31,7 +31,7 @@ pub struct RequestHead<'a> {
     pub path: &'a str,
     /// What follows the `?`, not decoded. `None` without one.
     pub query: Option<&'a [u8]>,
-    pub version: Version,
+    pub version: HttpVersion,
     fields: Fields<'a>,
     authority: Option<&'a str>,
     body_length: BodyLength,
@@ -71,13 +71,13 @@ impl<'a> RequestHead<'a> {
     /// Whether another request may follow on this connection (RFC 9112 section 9.3).
     pub fn keep_alive(&self) -> bool {
         !self.fields.has_token("Connection", "close")
-            && (self.version == Version::Http11 || self.fields.has_token("Connection", "keep-alive"))
+            && (self.version == HttpVersion::Http11 || self.fields.has_token("Connection", "keep-alive"))
     }
 
     /// Whether the client waits for [`super::CONTINUE`] before it sends the body (RFC 9110 section 10.1.1).
     pub fn expects_continue(&self) -> bool {
         // A 1.0 client cannot mean it, and the RFC says to ignore it there.
-        self.version == Version::Http11 && self.fields.has_token("Expect", "100-continue")
+        self.version == HttpVersion::Http11 && self.fields.has_token("Expect", "100-continue")
     }
 
     /// How the body ends. Contradictions have been refused by [`parse_head`].
@@ -89,7 +89,7 @@ impl<'a> RequestHead<'a> {
 /// A response's head, borrowed from the input.
 #[derive(Clone, Debug)]
 pub struct ResponseHead<'a> {
-    pub version: Version,
+    pub version: HttpVersion,
     /// 100 to 999.
     pub status: u16,
     pub fields: Fields<'a>,
@@ -175,7 +175,7 @@ pub fn parse_head(input: &[u8]) -> Result<Option<(RequestHead<'_>, usize)>, Http
     let fields = Fields::parse(head, fields_start)?;
 
     let host = check_host(&fields, version)?;
-    let Target { authority, path, query } = parse_target(method, target)?;
+    let RequestTarget { authority, path, query } = parse_target(method, target)?;
     let body_length = check_body_length(&fields, version)?;
     let authority = authority.or(host);
     Ok(Some((RequestHead { method, target, path, query, version, fields, authority, body_length }, len)))
@@ -212,7 +212,7 @@ fn first_line(head: &[u8]) -> Result<(&[u8], usize), HttpFault> {
 }
 
 /// `method SP request-target SP HTTP-version`, single spaces only (RFC 9112 section 3).
-fn parse_request_line(line: &[u8]) -> Result<(&str, &[u8], Version), HttpFault> {
+fn parse_request_line(line: &[u8]) -> Result<(&str, &[u8], HttpVersion), HttpFault> {
     let mut words = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())
@@ -238,11 +238,11 @@ fn parse_request_line(line: &[u8]) -> Result<(&str, &[u8], Version), HttpFault> 
 
 const INVALID_TARGET: HttpFault = HttpFault::bad_request("invalid request target");
 
-fn parse_version(version: &[u8]) -> Result<Version, HttpFault> {
+fn parse_version(version: &[u8]) -> Result<HttpVersion, HttpFault> {
     match version {
-        b"HTTP/1.1" => Ok(Version::Http11),
-        b"HTTP/1.0" => Ok(Version::Http10),
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Ok(Version::Http11),
+        b"HTTP/1.1" => Ok(HttpVersion::Http11),
+        b"HTTP/1.0" => Ok(HttpVersion::Http10),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'2'..=b'9'] => Ok(HttpVersion::Http11),
         [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
             Err(HttpFault { status: 505, reason: "HTTP version not supported" })
         }
@@ -250,14 +250,14 @@ fn parse_version(version: &[u8]) -> Result<Version, HttpFault> {
     }
 }
 
-struct Target<'a> {
+struct RequestTarget<'a> {
     authority: Option<&'a str>,
     path: &'a str,
     query: Option<&'a [u8]>,
 }
 
 /// The forms of RFC 9112 section 3.2.
-fn parse_target<'a>(method: &str, target: &'a [u8]) -> Result<Target<'a>, HttpFault> {
+fn parse_target<'a>(method: &str, target: &'a [u8]) -> Result<RequestTarget<'a>, HttpFault> {
     if method == "CONNECT" {
         return Err(HttpFault { status: 501, reason: "CONNECT is not served" });
     }
@@ -268,7 +268,7 @@ fn parse_target<'a>(method: &str, target: &'a [u8]) -> Result<Target<'a>, HttpFa
     let before = std::str::from_utf8(before).ok().filter(|text| text.is_ascii()).ok_or(INVALID_TARGET)?;
     if before == "*" && query.is_none() {
         return match method {
-            "OPTIONS" => Ok(Target { authority: None, path: before, query: None }),
+            "OPTIONS" => Ok(RequestTarget { authority: None, path: before, query: None }),
             _ => Err(HttpFault::bad_request("asterisk target outside OPTIONS")),
         };
     }
@@ -287,16 +287,16 @@ fn parse_target<'a>(method: &str, target: &'a [u8]) -> Result<Target<'a>, HttpFa
         (Some(authority), path)
     };
     // "http://host" and "http://host?q" mean the root (RFC 9110 section 4.2.3).
-    Ok(Target { authority, path: if path.is_empty() { "/" } else { path }, query })
+    Ok(RequestTarget { authority, path: if path.is_empty() { "/" } else { path }, query })
 }
 
 /// RFC 9112 section 3.2: 1.1 needs exactly one Host, nobody may send two, and it must be well formed.
-fn check_host<'a>(fields: &Fields<'a>, version: Version) -> Result<Option<&'a str>, HttpFault> {
+fn check_host<'a>(fields: &Fields<'a>, version: HttpVersion) -> Result<Option<&'a str>, HttpFault> {
     let mut hosts = fields.all("Host");
     let Some(host) = hosts.next() else {
         return match version {
-            Version::Http10 => Ok(None),
-            Version::Http11 => Err(HttpFault::bad_request("missing Host")),
+            HttpVersion::Http10 => Ok(None),
+            HttpVersion::Http11 => Err(HttpFault::bad_request("missing Host")),
         };
     };
     if hosts.next().is_some() {
@@ -337,7 +337,7 @@ pub fn is_host(host: &[u8]) -> bool {
 }
 
 /// RFC 9112 sections 6.1 to 6.3. Where the RFC lets a server choose between repairing and refusing, this refuses.
-fn check_body_length(fields: &Fields<'_>, version: Version) -> Result<BodyLength, HttpFault> {
+fn check_body_length(fields: &Fields<'_>, version: HttpVersion) -> Result<BodyLength, HttpFault> {
     let mut lengths = fields.all("Content-Length");
     let length = lengths.next();
     if lengths.next().is_some() {
@@ -356,7 +356,7 @@ fn check_body_length(fields: &Fields<'_>, version: Version) -> Result<BodyLength
     if length.is_some() {
         return Err(HttpFault::bad_request("both Transfer-Encoding and Content-Length"));
     }
-    if version == Version::Http10 {
+    if version == HttpVersion::Http10 {
         return Err(HttpFault::bad_request("Transfer-Encoding in HTTP/1.0"));
     }
     // The one form every reader agrees on. What follows only tells the refusals apart.

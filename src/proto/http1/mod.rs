@@ -21,7 +21,7 @@ pub use coding::gzip;
 pub use exchange::{encode_response, escaped, request_parts};
 pub use fields::{Fields, is_field_value, is_token, raw_fields};
 pub use head::{
-    BodyLength, HeadScan, RequestHead, ResponseHead, Version, is_host, parse_head, parse_response_head,
+    BodyLength, HeadScan, HttpVersion, RequestHead, ResponseHead, is_host, parse_head, parse_response_head,
 };
 pub use response::{
     Body, CONTINUE, chunk_header, http_date, reason_phrase, write_chunk, write_chunk_with, write_head,

@@ -22,7 +22,7 @@ fn reads_a_browsers_handshake() {
                 Connection: keep-alive, Upgrade\r\nUPGRADE: websocket\r\nX-Empty:\r\nX-Space: \t a b\t \r\n\
                 X-Obs: \u{e9}\r\nX-Two: a,, b\r\nx-two:  c \r\n\r\n";
     let head = parse(text).unwrap();
-    assert_eq!((head.method, head.version), ("GET", Version::Http11));
+    assert_eq!((head.method, head.version), ("GET", HttpVersion::Http11));
     assert_eq!((head.path, head.query), ("/connection/websocket", Some(&b"cf_ws_frame_ping_pong=true"[..])));
     assert_eq!(head.host(), Some("example.com:8000"));
     assert_eq!(head.header("upgrade"), Some(&b"websocket"[..]));
@@ -116,9 +116,9 @@ fn versions_of_rfc_9110_section_2_5() {
         Ok(head) => Ok(head.unwrap().0.version),
         Err(fault) => Err(fault.status),
     };
-    assert_eq!(get("HTTP/1.1"), Ok(Version::Http11));
-    assert_eq!(get("HTTP/1.0"), Ok(Version::Http10));
-    assert_eq!(get("HTTP/1.2"), Ok(Version::Http11));
+    assert_eq!(get("HTTP/1.1"), Ok(HttpVersion::Http11));
+    assert_eq!(get("HTTP/1.0"), Ok(HttpVersion::Http10));
+    assert_eq!(get("HTTP/1.2"), Ok(HttpVersion::Http11));
     for other in ["HTTP/2.0", "HTTP/0.9", "HTTP/3.1"] {
         assert_eq!(get(other), Err(505), "{other}");
     }
@@ -322,7 +322,7 @@ fn a_head_split_anywhere_reads_as_in_one_piece() {
 fn response_heads() {
     let text = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nrest";
     let (head, len) = parse_response_head(text).unwrap().unwrap();
-    assert_eq!((head.status, head.version, len), (101, Version::Http11, text.len() - 4));
+    assert_eq!((head.status, head.version, len), (101, HttpVersion::Http11, text.len() - 4));
     assert_eq!(head.fields.get("upgrade"), Some(&b"websocket"[..]));
     assert_eq!(parse_response_head(b"HTTP/1.0 204\r\n\r\n").unwrap().unwrap().0.status, 204);
     assert!(parse_response_head(b"HTTP/1.1 200 OK\r\n").unwrap().is_none());

@@ -16,7 +16,7 @@ pub const EVENT_TAG: &str = "event";
 /// Names that this surface gives to events of its own; a publication's may not pose as one.
 const OWN_EVENTS: [&str; 5] = ["ready", "reset", "disconnect", "error", "push"];
 
-/// What opens each message of an iframe's page. `t` is set by the page's head: see [`super::notes::iframe_head`].
+/// What opens each message of an iframe's page. `t` is set by the page's head: see [`super::notes::write_iframe_head`].
 const SCRIPT_OPEN: &[u8] = b"<script>t({\"position\":\"";
 const SCRIPT_CLOSE: &[u8] = b"})</script>\n";
 

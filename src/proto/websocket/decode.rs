@@ -46,7 +46,7 @@ pub struct Decoder {
     /// The frame whose payload is coming.
     pub(super) frame: Option<Frame>,
     /// The data message whose frames are coming. `frame` may be one of them or a control frame between them.
-    pub(super) message: Option<Kind>,
+    pub(super) message: Option<FrameKind>,
     /// Whether `message` is compressed.
     pub(super) compressed: bool,
     /// Payload of `message` so far, unmasked; after a stored message was returned, that message.
@@ -62,7 +62,7 @@ pub struct Decoder {
 const _: () = assert!(size_of::<Decoder>() <= 256, "what half a frame costs a connection");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FrameKind {
     Text,
     Binary,
 }
@@ -81,13 +81,13 @@ pub(super) struct Frame {
 }
 
 /// Where a complete message lies. Found first and borrowed after, at one place.
-enum Found {
+enum FoundFrame {
     /// Unmasked, in the input.
     InPlace(Opcode, Range<usize>),
     /// The same, compressed.
     InPlaceCompressed(Opcode, Range<usize>),
     /// In `payload`, compressed or not as `compressed` says.
-    Stored(Kind),
+    Stored(FrameKind),
     /// In `control`.
     Control(Opcode),
 }
@@ -148,21 +148,21 @@ impl Decoder {
         let (consumed, found) = self.find_message(input)?;
         let message = match found {
             None => None,
-            Some(Found::Stored(kind)) => {
+            Some(FoundFrame::Stored(kind)) => {
                 self.payload_returned = true;
                 Some(match self.compressed {
-                    true => Message::Compressed { text: kind == Kind::Text, payload: &self.payload },
+                    true => Message::Compressed { text: kind == FrameKind::Text, payload: &self.payload },
                     false => data_message(kind, &self.payload)?,
                 })
             }
-            Some(Found::Control(opcode)) => {
+            Some(FoundFrame::Control(opcode)) => {
                 Some(control_message(opcode, &self.control[..self.control_len.into()])?)
             }
-            Some(Found::InPlaceCompressed(opcode, range)) => {
+            Some(FoundFrame::InPlaceCompressed(opcode, range)) => {
                 Some(Message::Compressed { text: opcode == Opcode::Text, payload: &input[range] })
             }
-            Some(Found::InPlace(opcode, range)) => Some(match opcode {
-                Opcode::Text => data_message(Kind::Text, &input[range])?,
+            Some(FoundFrame::InPlace(opcode, range)) => Some(match opcode {
+                Opcode::Text => data_message(FrameKind::Text, &input[range])?,
                 Opcode::Binary | Opcode::Continuation => Message::Binary(&input[range]),
                 Opcode::Close | Opcode::Ping | Opcode::Pong => control_message(opcode, &input[range])?,
             }),
@@ -170,7 +170,7 @@ impl Decoder {
         Ok((consumed, message))
     }
 
-    fn find_message(&mut self, input: &mut [u8]) -> Result<(usize, Option<Found>), WsFault> {
+    fn find_message(&mut self, input: &mut [u8]) -> Result<(usize, Option<FoundFrame>), WsFault> {
         let mut at = 0;
         loop {
             let frame = match self.frame.take() {
@@ -195,11 +195,11 @@ impl Decoder {
 
             if frame.opcode.is_control() {
                 if complete && self.control_len == 0 {
-                    return Ok((at, Some(Found::InPlace(frame.opcode, range))));
+                    return Ok((at, Some(FoundFrame::InPlace(frame.opcode, range))));
                 }
                 self.store_control(&input[range]);
                 if complete {
-                    return Ok((at, Some(Found::Control(frame.opcode))));
+                    return Ok((at, Some(FoundFrame::Control(frame.opcode))));
                 }
                 self.frame = Some(rest);
                 return Ok((at, None));
@@ -208,7 +208,8 @@ impl Decoder {
             let kind = match (self.message, frame.opcode) {
                 (Some(kind), _) => kind,
                 (None, opcode) if complete && frame.fin => {
-                    let found = if frame.compressed { Found::InPlaceCompressed } else { Found::InPlace };
+                    let found =
+                        if frame.compressed { FoundFrame::InPlaceCompressed } else { FoundFrame::InPlace };
                     return Ok((at, Some(found(opcode, range))));
                 }
                 // Header and payload written apart by the peer: the payload may still come whole in the next read.
@@ -216,8 +217,8 @@ impl Decoder {
                     self.frame = Some(rest);
                     return Ok((at, None));
                 }
-                (None, Opcode::Text) => Kind::Text,
-                (None, _) => Kind::Binary,
+                (None, Opcode::Text) => FrameKind::Text,
+                (None, _) => FrameKind::Binary,
             };
             if self.message.is_none() {
                 self.message = Some(kind);
@@ -230,7 +231,7 @@ impl Decoder {
             }
             if frame.fin {
                 self.message = None;
-                return Ok((at, Some(Found::Stored(kind))));
+                return Ok((at, Some(FoundFrame::Stored(kind))));
             }
         }
     }
@@ -349,8 +350,8 @@ impl Decoder {
     }
 
     /// Appends unmasked payload. `frame` is what remains of the frame after it.
-    fn store_payload(&mut self, kind: Kind, piece: &[u8], frame: Frame) -> Result<(), WsFault> {
-        if kind == Kind::Text && !self.compressed {
+    fn store_payload(&mut self, kind: FrameKind, piece: &[u8], frame: Frame) -> Result<(), WsFault> {
+        if kind == FrameKind::Text && !self.compressed {
             self.utf8.push(piece).map_err(|_| WsFault::NOT_UTF8)?;
         }
         let needed = self.payload.len() + piece.len();
@@ -366,10 +367,10 @@ impl Decoder {
     }
 }
 
-fn data_message(kind: Kind, payload: &[u8]) -> Result<Message<'_>, WsFault> {
+fn data_message(kind: FrameKind, payload: &[u8]) -> Result<Message<'_>, WsFault> {
     match kind {
-        Kind::Binary => Ok(Message::Binary(payload)),
-        Kind::Text => std::str::from_utf8(payload).map(Message::Text).map_err(|_| WsFault::NOT_UTF8),
+        FrameKind::Binary => Ok(Message::Binary(payload)),
+        FrameKind::Text => std::str::from_utf8(payload).map(Message::Text).map_err(|_| WsFault::NOT_UTF8),
     }
 }
 

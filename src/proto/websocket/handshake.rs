@@ -6,7 +6,7 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use sha1::{Digest, Sha1};
 
 use crate::proto::http1::{
-    BodyLength, RequestHead, ResponseHead, Version, problem, write_fields, write_response,
+    BodyLength, HttpVersion, RequestHead, ResponseHead, problem, write_fields, write_response,
 };
 
 /// Section 1.3: tells an answer of a WebSocket server from one that anybody else could have given.
@@ -91,7 +91,7 @@ pub fn accept<'p>(head: &RequestHead<'_>, protocols: &[&'p str]) -> Result<Hands
     if head.method != "GET" {
         return Err(HandshakeFault { status: 405, reason: "a WebSocket handshake is a GET" });
     }
-    if head.version != Version::Http11 {
+    if head.version != HttpVersion::Http11 {
         return Err(HandshakeFault::bad_request("a WebSocket handshake needs HTTP/1.1"));
     }
     // The head's parser has seen to the Host; frames after a body could be taken for the body or the reverse.

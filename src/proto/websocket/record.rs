@@ -1,6 +1,6 @@
 //! A decoder between two reads as a record, and back.
 
-use super::decode::{Frame, Kind};
+use super::decode::{Frame, FrameKind};
 use super::encode::FRAME_HEADER_BYTES_MAX;
 use super::utf8::Utf8Stream;
 use super::{Decoder, Opcode, Role};
@@ -25,7 +25,7 @@ impl Decoder {
                 left: frame.left as u64,
                 compressed: frame.compressed,
             }),
-            message_is_text: self.message.map(|kind| kind == Kind::Text),
+            message_is_text: self.message.map(|kind| kind == FrameKind::Text),
             payload: Bytes::copy_from_slice(payload),
             partial_character: Bytes::copy_from_slice(self.utf8.partial()),
             control: Bytes::copy_from_slice(self.control()),
@@ -49,9 +49,11 @@ impl Decoder {
         if record.compressed && (!deflating || record.message_is_text.is_none()) {
             return Err(RecordFault::Impossible("a compressed message"));
         }
-        decoder.message = record.message_is_text.map(|text| if text { Kind::Text } else { Kind::Binary });
+        decoder.message =
+            record.message_is_text.map(|text| if text { FrameKind::Text } else { FrameKind::Binary });
         decoder.payload = record.payload.to_vec();
-        if (decoder.message != Some(Kind::Text) || record.compressed) && !record.partial_character.is_empty()
+        if (decoder.message != Some(FrameKind::Text) || record.compressed)
+            && !record.partial_character.is_empty()
             || decoder.message.is_none() && !record.payload.is_empty()
         {
             return Err(RecordFault::Impossible("payload of no message"));

@@ -18,10 +18,10 @@ use crate::session::record::{
     NameOf, PlaceOf, copied, filters_from_record, filters_to_record, flags_from_record, flags_to_record,
     sub_to_record, subs_from_record,
 };
-use crate::session::state::{Extras, Phase, Session};
+use crate::session::state::{Extras, Session, SessionPhase};
 use crate::session::subscribed::Subscribed;
 use crate::session::subscription::{ChannelIndex, Sub};
-use crate::session::waits::{AwaitedCall, Connecting, Held, Waits};
+use crate::session::waits::{AwaitedCall, Connecting, HeldCommands, Waits};
 
 impl Session {
     /// Everything that this client is, as it stands at `now`.
@@ -37,10 +37,10 @@ impl Session {
         ClientRecord {
             format: self.wire.number(),
             phase: match self.phase {
-                Phase::Fresh => 1,
-                Phase::Connecting => 2,
-                Phase::Connected => 3,
-                Phase::Refused => 4,
+                SessionPhase::Fresh => 1,
+                SessionPhase::Connecting => 2,
+                SessionPhase::Connected => 3,
+                SessionPhase::Refused => 4,
             },
             ping_outstanding: self.ping_outstanding,
             under_way: self.under_way,
@@ -80,10 +80,10 @@ impl Session {
         let mut session = Session {
             wire: Wire::of_number(record.format).ok_or(RecordFault::Impossible("a client's format"))?,
             phase: match record.phase {
-                1 => Phase::Fresh,
-                2 => Phase::Connecting,
-                3 => Phase::Connected,
-                4 => Phase::Refused,
+                1 => SessionPhase::Fresh,
+                2 => SessionPhase::Connecting,
+                3 => SessionPhase::Connected,
+                4 => SessionPhase::Refused,
                 _ => return Err(RecordFault::Impossible("a client's phase")),
             },
             ping_outstanding: record.ping_outstanding,
@@ -106,14 +106,16 @@ impl Session {
         extras.held = record
             .held
             .as_ref()
-            .map(|commands| Box::new(Held::of(commands.iter().map(|command| (&**command).into()))));
+            .map(|commands| Box::new(HeldCommands::of(commands.iter().map(|command| (&**command).into()))));
         extras.waits = match &record.waits {
             None => None,
             Some(WaitsRecord::Joins(connecting)) => {
                 let connecting = Connecting::from_record(connecting)?;
                 let pending =
                     session.subs.iter().filter(|sub| sub.is(Sub::PENDING) && sub.is(Sub::SERVER_SIDE));
-                if session.phase != Phase::Connecting || (connecting.outstanding as usize) < pending.count() {
+                if session.phase != SessionPhase::Connecting
+                    || (connecting.outstanding as usize) < pending.count()
+                {
                     return Err(RecordFault::Impossible("a client's joins"));
                 }
                 Some(Box::new(Waits::Joins(connecting)))

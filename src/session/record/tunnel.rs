@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::budget::{Budget, Held};
+use crate::base::budget::{Budget, BudgetHeld};
 use crate::proto::websocket::{ACCEPT_LEN, Handshake};
 use crate::record::{
     AdmissionRecord, FarewellRecord, PayloadRecord, RecordFault, TunnelAskingRecord, TunnelRecord,
@@ -10,7 +10,7 @@ use crate::record::{
 };
 use crate::session::hook_call::Waiting;
 use crate::session::record::copied;
-use crate::session::tunnel::{Payload, Stage, Tunnel, TunnelAdmission, TunnelAsking, TunnelWork};
+use crate::session::tunnel::{Payload, Tunnel, TunnelAdmission, TunnelAsking, TunnelStage, TunnelWork};
 
 impl Tunnel {
     /// Everything that the connection is. `name`: of its tunnel. `farewell`: of a connection that has gone, the close to
@@ -23,13 +23,13 @@ impl Tunnel {
             opened_at_s: self.opened_at_s,
             sequence: self.sequence(),
             stage: match self.stage() {
-                Stage::Asking(asking) => TunnelStageRecord::Asking(TunnelAskingRecord {
+                TunnelStage::Asking(asking) => TunnelStageRecord::Asking(TunnelAskingRecord {
                     accept: copied(asking.handshake.accept()),
                     unread: copied(asking.unread.bytes()),
                     admission: asking.admission.as_ref().map(|admission| admission.to_record()),
                 }),
-                Stage::Open(None) => TunnelStageRecord::Idle,
-                Stage::Open(Some(work)) => TunnelStageRecord::Busy(TunnelWorkRecord {
+                TunnelStage::Open(None) => TunnelStageRecord::Idle,
+                TunnelStage::Open(Some(work)) => TunnelStageRecord::Busy(TunnelWorkRecord {
                     under_way: work.under_way.to_record(),
                     waiting: work.waiting().map(Payload::to_record).collect(),
                     paused: self.is_paused(),
@@ -58,7 +58,7 @@ impl Tunnel {
                 if !is_text {
                     return Err(RecordFault::Impossible("a handshake"));
                 }
-                let mut unread = Held::default();
+                let mut unread = BudgetHeld::default();
                 if !asking.unread.is_empty() {
                     unread
                         .push(input, &asking.unread)
@@ -68,18 +68,18 @@ impl Tunnel {
                     .admission
                     .as_ref()
                     .map(|known| Box::new(TunnelAdmission::from_record(known, place)));
-                Stage::Asking(Box::new(TunnelAsking {
+                TunnelStage::Asking(Box::new(TunnelAsking {
                     handshake: Handshake::of_accept(accept),
                     waiting: Waiting::for_good(),
                     unread,
                     admission,
                 }))
             }
-            TunnelStageRecord::Idle => Stage::Open(None),
+            TunnelStageRecord::Idle => TunnelStage::Open(None),
             TunnelStageRecord::Busy(work) => {
                 let under_way = Payload::from_record(&work.under_way)?;
                 let waiting: Result<_, _> = work.waiting.iter().map(Payload::from_record).collect();
-                Stage::Open(Some(Box::new(TunnelWork::of(under_way, waiting?, work.paused))))
+                TunnelStage::Open(Some(Box::new(TunnelWork::of(under_way, waiting?, work.paused))))
             }
         };
         // One more is counted for each message: the end of the numbers is not to be met.

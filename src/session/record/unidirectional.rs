@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::base::budget::{Budget, Held};
+use crate::base::budget::{Budget, BudgetHeld};
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::publication::Visibility;
 use crate::base::shape::Shape;
@@ -19,7 +19,7 @@ use crate::session::record::{
 use crate::session::state::SubExtra;
 use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::unidirectional::{
-    AskedChannel, Asking, ChannelFilters, Mode, Origin, ReplyForm, Unidirectional, Work,
+    AskedChannel, Asking, ChannelFilters, Mode, Origin, ReplyForm, Unidirectional, UnidirectionalWork,
 };
 
 impl Unidirectional {
@@ -90,12 +90,12 @@ impl Unidirectional {
             };
             let mut unread = None;
             if let Some(bytes) = &work.unread {
-                let mut held = Held::default();
+                let mut held = BudgetHeld::default();
                 held.push(input, bytes).map_err(|_| RecordFault::Impossible("room for input"))?;
                 unread = Some(Box::new(held));
             }
             let asking = work.asking.as_ref().map(|asking| Asking::from_record(asking, &index).map(Box::new));
-            uni.work = Some(Box::new(Work {
+            uni.work = Some(Box::new(UnidirectionalWork {
                 reply: ReplyForm::from_record(&work.reply),
                 asking: asking.transpose()?,
                 unread,

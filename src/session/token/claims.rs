@@ -86,7 +86,7 @@ pub struct Overrides {
 }
 
 /// The claims that every token is judged by. Dates are seconds since 1970.
-pub(super) trait Frame {
+pub(super) trait ClaimsFrame {
     fn expires(&self) -> Option<i64>;
     fn begins(&self) -> Option<i64>;
     /// When what the token grants ends, if it says so itself; not positive: never.
@@ -118,7 +118,7 @@ macro_rules! wire {
             $($claim: Option<$form>,)+
         }
 
-        impl Frame for $wire {
+        impl ClaimsFrame for $wire {
             fn expires(&self) -> Option<i64> {
                 self.exp.map(|exp| exp.0)
             }

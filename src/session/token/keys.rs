@@ -49,21 +49,21 @@ const ID_ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
 /// A key and what it may verify.
 #[derive(Clone)]
-pub struct Key {
+pub struct TokenKey {
     material: Material,
     algorithms: Vec<Algorithm>,
 }
 
-impl Key {
-    pub(super) fn hmac(secret: &[u8]) -> Key {
-        Key::new(Material::Secret(secret.into()), HMAC)
+impl TokenKey {
+    pub(super) fn hmac(secret: &[u8]) -> TokenKey {
+        TokenKey::new(Material::Secret(secret.into()), HMAC)
     }
 
     /// An RSA key: RS256, RS384, RS512, PS256, PS384, PS512.
     ///
     /// # Errors
     /// What is wrong with the text.
-    pub fn rsa(pem: &str) -> Result<Key, KeyFault> {
+    pub fn rsa(pem: &str) -> Result<TokenKey, KeyFault> {
         let (label, der) = public(pem, KeyFault::NotRsa)?;
         let key = match &*label {
             // PKCS #1 (RFC 8017 appendix A.1.1).
@@ -74,10 +74,10 @@ impl Key {
             },
         };
         let (modulus, exponent) = rsa_parts(key).ok_or(KeyFault::NotRsa)?;
-        Key::rsa_of(modulus, exponent)
+        TokenKey::rsa_of(modulus, exponent)
     }
 
-    fn rsa_of(modulus: &[u8], exponent: &[u8]) -> Result<Key, KeyFault> {
+    fn rsa_of(modulus: &[u8], exponent: &[u8]) -> Result<TokenKey, KeyFault> {
         let (modulus, exponent) = (significant(modulus), significant(exponent));
         let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
         if !RSA_BITS.contains(&bits) {
@@ -87,25 +87,25 @@ impl Key {
         if exponent.len() > 4 || exponent.last().is_none_or(|last| last % 2 == 0) || exponent == [1] {
             return Err(KeyFault::NotRsa);
         }
-        Ok(Key::new(Material::Rsa { modulus: modulus.into(), exponent: exponent.into() }, RSA))
+        Ok(TokenKey::new(Material::Rsa { modulus: modulus.into(), exponent: exponent.into() }, RSA))
     }
 
     /// An ECDSA key on the curve P-256 (ES256), P-384 (ES384) or P-521 (ES512).
     ///
     /// # Errors
     /// What is wrong with the text.
-    pub fn ecdsa(pem: &str) -> Result<Key, KeyFault> {
+    pub fn ecdsa(pem: &str) -> Result<TokenKey, KeyFault> {
         let (_, der) = public(pem, KeyFault::NotEcdsa)?;
         match subject_key(&der) {
             Some(SubjectKey { algorithm: EC_PUBLIC_KEY, parameters, key }) => {
-                Key::point_of(Curve::of_parameters(parameters).ok_or(KeyFault::NotEcdsa)?, key)
+                TokenKey::point_of(Curve::of_parameters(parameters).ok_or(KeyFault::NotEcdsa)?, key)
             }
             _ => Err(KeyFault::NotEcdsa),
         }
     }
 
     /// `point` is uncompressed: 4, then both coordinates. It must lie on the curve.
-    fn point_of(curve: Curve, point: &[u8]) -> Result<Key, KeyFault> {
+    fn point_of(curve: Curve, point: &[u8]) -> Result<TokenKey, KeyFault> {
         let is_on = |curve: &'static agreement::Algorithm| {
             // The library says whether a point is one only when it is given something to do with it.
             let random = rand::SystemRandom::new();
@@ -114,12 +114,16 @@ impl Key {
             own.is_ok_and(|own| agreement::agree_ephemeral(own, &point, |_| ()).is_ok())
         };
         match curve {
-            Curve::P256 if is_on(&agreement::ECDH_P256) => Ok(Key::new(Material::P256(point.into()), P256)),
-            Curve::P384 if is_on(&agreement::ECDH_P384) => Ok(Key::new(Material::P384(point.into()), P384)),
+            Curve::P256 if is_on(&agreement::ECDH_P256) => {
+                Ok(TokenKey::new(Material::P256(point.into()), P256))
+            }
+            Curve::P384 if is_on(&agreement::ECDH_P384) => {
+                Ok(TokenKey::new(Material::P384(point.into()), P384))
+            }
             Curve::P521 if point.first() == Some(&4) => {
                 let key =
                     p521::ecdsa::VerifyingKey::from_sec1_bytes(point).map_err(|_| KeyFault::NotEcdsa)?;
-                Ok(Key::new(Material::P521(Box::new(key)), P521))
+                Ok(TokenKey::new(Material::P521(Box::new(key)), P521))
             }
             _ => Err(KeyFault::NotEcdsa),
         }
@@ -129,22 +133,22 @@ impl Key {
     ///
     /// # Errors
     /// What is wrong with the text.
-    pub fn eddsa(pem: &str) -> Result<Key, KeyFault> {
+    pub fn eddsa(pem: &str) -> Result<TokenKey, KeyFault> {
         let (_, der) = public(pem, KeyFault::NotEddsa)?;
         match subject_key(&der) {
-            Some(SubjectKey { algorithm: ID_ED25519, parameters: [], key }) => Key::ed25519_of(key),
+            Some(SubjectKey { algorithm: ID_ED25519, parameters: [], key }) => TokenKey::ed25519_of(key),
             _ => Err(KeyFault::NotEddsa),
         }
     }
 
     /// Any 32 bytes (RFC 8032 section 5.1.5): that they are no point shows when a signature does not match.
-    fn ed25519_of(point: &[u8]) -> Result<Key, KeyFault> {
+    fn ed25519_of(point: &[u8]) -> Result<TokenKey, KeyFault> {
         let point = point.try_into().map_err(|_| KeyFault::NotEddsa)?;
-        Ok(Key::new(Material::Ed25519(point), ED25519))
+        Ok(TokenKey::new(Material::Ed25519(point), ED25519))
     }
 
-    fn new(material: Material, algorithms: &[Algorithm]) -> Key {
-        Key { material, algorithms: algorithms.to_vec() }
+    fn new(material: Material, algorithms: &[Algorithm]) -> TokenKey {
+        TokenKey { material, algorithms: algorithms.to_vec() }
     }
 
     pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
@@ -290,7 +294,7 @@ fn der_value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
 /// The keys that an issuer publishes, by name.
 #[derive(Default)]
 pub struct KeySet {
-    keys: Vec<(Option<Box<str>>, Arc<Key>)>,
+    keys: Vec<(Option<Box<str>>, Arc<TokenKey>)>,
 }
 
 impl KeySet {
@@ -331,11 +335,11 @@ impl KeySet {
     }
 
     /// Keys of different kinds may share a name (RFC 7517 section 4.5).
-    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &Arc<Key>> {
+    pub(super) fn named(&self, name: &str) -> impl Iterator<Item = &Arc<TokenKey>> {
         self.keys.iter().filter(move |(known, _)| known.as_deref() == Some(name)).map(|(_, key)| key)
     }
 
-    pub(super) fn fitting(&self, algorithm: Algorithm) -> impl Iterator<Item = &Arc<Key>> {
+    pub(super) fn fitting(&self, algorithm: Algorithm) -> impl Iterator<Item = &Arc<TokenKey>> {
         self.keys.iter().map(|(_, key)| key).filter(move |key| key.fits(algorithm))
     }
 }
@@ -357,7 +361,7 @@ struct JwkWire {
 
 impl JwkWire {
     /// `None`: it is of no use here.
-    fn key(self) -> Option<(Option<Box<str>>, Arc<Key>)> {
+    fn key(self) -> Option<(Option<Box<str>>, Arc<TokenKey>)> {
         let verifies = self.r#use.as_deref().is_none_or(|of| of == "sig")
             && self.key_ops.as_ref().is_none_or(|of| of.iter().any(|operation| operation == "verify"));
         if !verifies || self.kid.as_ref().is_some_and(|kid| kid.len() > KEY_NAME_BYTES_MAX) {
@@ -368,16 +372,16 @@ impl JwkWire {
             URL_SAFE_NO_PAD.decode(text.as_deref()?.trim_end_matches('=')).ok()
         };
         let mut key = match (&*self.kty, self.crv.as_deref()) {
-            ("RSA", _) => Key::rsa_of(&bytes(&self.n)?, &bytes(&self.e)?).ok()?,
+            ("RSA", _) => TokenKey::rsa_of(&bytes(&self.n)?, &bytes(&self.e)?).ok()?,
             ("EC", Some(curve)) => {
                 let (curve, length) = Curve::of_name(curve)?;
                 let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
                 if x.len() != length || y.len() != length {
                     return None;
                 }
-                Key::point_of(curve, &[&[0x04][..], &x, &y].concat()).ok()?
+                TokenKey::point_of(curve, &[&[0x04][..], &x, &y].concat()).ok()?
             }
-            ("OKP", Some("Ed25519")) => Key::ed25519_of(&bytes(&self.x)?).ok()?,
+            ("OKP", Some("Ed25519")) => TokenKey::ed25519_of(&bytes(&self.x)?).ok()?,
             _ => return None,
         };
         if let Some(only) = &self.alg {

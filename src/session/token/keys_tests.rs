@@ -16,13 +16,13 @@ macro_rules! pem {
 const NOW: u64 = 1_700_000_000;
 
 /// Each kind of private key with what it signs, and its public key.
-fn pairs() -> Vec<(Signer, &'static [Algorithm], Key)> {
+fn pairs() -> Vec<(Signer, &'static [Algorithm], TokenKey)> {
     vec![
-        (Signer::rsa(pem!("rsa.private")), RSA, Key::rsa(pem!("rsa")).unwrap()),
-        (Signer::p256(pem!("p256.private")), P256, Key::ecdsa(pem!("p256")).unwrap()),
-        (Signer::p384(pem!("p384.private")), P384, Key::ecdsa(pem!("p384")).unwrap()),
-        (Signer::ed25519(pem!("ed25519.private")), ED25519, Key::eddsa(pem!("ed25519")).unwrap()),
-        (Signer::p521(pem!("p521.private")), P521, Key::ecdsa(pem!("p521")).unwrap()),
+        (Signer::rsa(pem!("rsa.private")), RSA, TokenKey::rsa(pem!("rsa")).unwrap()),
+        (Signer::p256(pem!("p256.private")), P256, TokenKey::ecdsa(pem!("p256")).unwrap()),
+        (Signer::p384(pem!("p384.private")), P384, TokenKey::ecdsa(pem!("p384")).unwrap()),
+        (Signer::ed25519(pem!("ed25519.private")), ED25519, TokenKey::eddsa(pem!("ed25519")).unwrap()),
+        (Signer::p521(pem!("p521.private")), P521, TokenKey::ecdsa(pem!("p521")).unwrap()),
     ]
 }
 
@@ -35,12 +35,12 @@ fn user(verifier: &Verifier, token: &str) -> Result<String, TokenFault> {
 }
 
 /// A verifier with every kind of configured key; P-256 or P-384, which share a place.
-fn every_key(ecdsa: Key) -> Verifier {
+fn every_key(ecdsa: TokenKey) -> Verifier {
     Verifier::new(TokenOptions {
         hmac_secret: b"secret".to_vec(),
-        rsa: Some(Key::rsa(pem!("rsa")).unwrap()),
+        rsa: Some(TokenKey::rsa(pem!("rsa")).unwrap()),
         ecdsa: Some(ecdsa),
-        eddsa: Some(Key::eddsa(pem!("ed25519")).unwrap()),
+        eddsa: Some(TokenKey::eddsa(pem!("ed25519")).unwrap()),
         ..TokenOptions::default()
     })
 }
@@ -49,7 +49,7 @@ fn every_key(ecdsa: Key) -> Verifier {
 fn every_algorithm_verifies_with_the_key_of_its_kind_and_no_other() {
     let by_curve = ["p256", "p384", "p521"].map(|curve| {
         every_key(
-            Key::ecdsa(match curve {
+            TokenKey::ecdsa(match curve {
                 "p256" => pem!("p256"),
                 "p384" => pem!("p384"),
                 _ => pem!("p521"),
@@ -108,9 +108,9 @@ fn the_es512_example_of_the_standard_verifies() {
 fn a_public_key_is_no_secret() {
     for public in [pem!("rsa"), pem!("p256"), pem!("ed25519")] {
         let forged = signed(&Signer::secret(public.as_bytes()), Algorithm::HS256, None);
-        let with_secret = every_key(Key::ecdsa(pem!("p256")).unwrap());
+        let with_secret = every_key(TokenKey::ecdsa(pem!("p256")).unwrap());
         assert_eq!(user(&with_secret, &forged), Err(Flaw::Signature.into()));
-        let options = TokenOptions { rsa: Key::rsa(pem!("rsa")).ok(), ..TokenOptions::default() };
+        let options = TokenOptions { rsa: TokenKey::rsa(pem!("rsa")).ok(), ..TokenOptions::default() };
         assert_eq!(user(&Verifier::new(options), &forged), Err(Flaw::NoKey.into()));
     }
 }
@@ -118,7 +118,8 @@ fn a_public_key_is_no_secret() {
 #[test]
 fn what_is_no_such_key_is_named() {
     let faults = |text: &str| {
-        [Key::rsa(text).err(), Key::ecdsa(text).err(), Key::eddsa(text).err()].map(|fault| fault.unwrap())
+        [TokenKey::rsa(text).err(), TokenKey::ecdsa(text).err(), TokenKey::eddsa(text).err()]
+            .map(|fault| fault.unwrap())
     };
     for text in ["", "x", "secret", "MIIBIjANBg", "-----BEGIN PGP-----"] {
         assert_eq!(faults(text), [KeyFault::NotPem; 3], "{text:?}");
@@ -135,19 +136,21 @@ fn what_is_no_such_key_is_named() {
     ] {
         assert_eq!(faults(text), none, "{text}");
     }
-    assert_eq!(Key::ecdsa(pem!("rsa")).err(), Some(KeyFault::NotEcdsa));
-    assert_eq!(Key::rsa(pem!("p256")).err(), Some(KeyFault::NotRsa));
-    assert_eq!(Key::eddsa(pem!("p256")).err(), Some(KeyFault::NotEddsa));
-    assert_eq!(Key::ecdsa(pem!("ed25519")).err(), Some(KeyFault::NotEcdsa));
-    assert_eq!(Key::rsa(pem!("rsa1024")).err(), Some(KeyFault::RsaBits));
+    assert_eq!(TokenKey::ecdsa(pem!("rsa")).err(), Some(KeyFault::NotEcdsa));
+    assert_eq!(TokenKey::rsa(pem!("p256")).err(), Some(KeyFault::NotRsa));
+    assert_eq!(TokenKey::eddsa(pem!("p256")).err(), Some(KeyFault::NotEddsa));
+    assert_eq!(TokenKey::ecdsa(pem!("ed25519")).err(), Some(KeyFault::NotEcdsa));
+    assert_eq!(TokenKey::rsa(pem!("rsa1024")).err(), Some(KeyFault::RsaBits));
 }
 
 #[test]
 fn pem_comes_in_more_than_one_form() {
     let escaped = pem!("rsa").trim().replace('\n', "\\n");
     for text in [&escaped, pem!("rsa.pkcs1"), &format!("\n  {}\n\n", pem!("rsa"))] {
-        let verifier =
-            Verifier::new(TokenOptions { rsa: Some(Key::rsa(text).unwrap()), ..TokenOptions::default() });
+        let verifier = Verifier::new(TokenOptions {
+            rsa: Some(TokenKey::rsa(text).unwrap()),
+            ..TokenOptions::default()
+        });
         let key = Signer::rsa(pem!("rsa.private"));
         assert_eq!(user(&verifier, &signed(&key, Algorithm::RS256, None)), Ok("42".into()), "{text}");
     }
@@ -163,13 +166,17 @@ fn any_cut_or_change_of_a_key_is_refused_or_is_a_key() {
             changed[at] = prng.u8(0x20..0x7f);
             changed.truncate(prng.usize(at..=text.len()));
             let changed = String::from_utf8(changed).unwrap();
-            let _ = (Key::rsa(&changed).err(), Key::ecdsa(&changed).err(), Key::eddsa(&changed).err());
+            let _ = (
+                TokenKey::rsa(&changed).err(),
+                TokenKey::ecdsa(&changed).err(),
+                TokenKey::eddsa(&changed).err(),
+            );
         }
     }
 }
 
 /// The public key as issuers write it.
-fn jwk(key: &Key, algorithm: Algorithm, kid: &str) -> Value {
+fn jwk(key: &TokenKey, algorithm: Algorithm, kid: &str) -> Value {
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let curve = |name: &str, point: &[u8]| {
         let (x, y) = point[1..].split_at(point.len() / 2);
@@ -311,7 +318,7 @@ fn a_name_of_a_key_leads_past_the_configured_one() {
     let (configured, theirs) = (&pairs()[1].0, &pairs()[0].0);
     let (_, keys) = published(&json!({"keys": [jwk(&pairs()[0].2, Algorithm::RS256, "rsa")]}));
     let verifier = Verifier::new(TokenOptions {
-        ecdsa: Some(Key::ecdsa(pem!("p256")).unwrap()),
+        ecdsa: Some(TokenKey::ecdsa(pem!("p256")).unwrap()),
         hmac_secret: b"secret".to_vec(),
         published: Some(keys),
         ..TokenOptions::default()

@@ -38,8 +38,8 @@ use crate::base::json::object;
 use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::base::pattern::Pattern;
 use crate::session::token::algorithm::{Algorithm, Family};
-use crate::session::token::claims::{ConnectWire, Frame, SubscribeWire};
-use crate::session::token::keys::Key;
+use crate::session::token::claims::{ClaimsFrame, ConnectWire, SubscribeWire};
+use crate::session::token::keys::TokenKey;
 use crate::session::token::published::{PublishedKeys, Sought};
 
 pub use claims::{ConnectClaims, Overrides, SubscribeClaims, SubscribeGrant};
@@ -54,9 +54,9 @@ pub struct TokenOptions {
     /// Further secrets, and until when each is taken, in seconds since 1970; `None` for ever.
     pub hmac_secrets: Vec<(Vec<u8>, Option<u64>)>,
     /// Public keys, at most one for each kind of algorithm.
-    pub rsa: Option<Key>,
-    pub ecdsa: Option<Key>,
-    pub eddsa: Option<Key>,
+    pub rsa: Option<TokenKey>,
+    pub ecdsa: Option<TokenKey>,
+    pub eddsa: Option<TokenKey>,
     /// The keys that the issuer publishes.
     pub published: Option<Arc<PublishedKeys>>,
     /// When set, `aud` must be or hold this.
@@ -187,7 +187,7 @@ impl Verifier {
 }
 
 /// By the keys that hold; where they refuse the token, by the ones before while these are accepted.
-fn judge_by_either<T: DeserializeOwned + Frame>(
+fn judge_by_either<T: DeserializeOwned + ClaimsFrame>(
     judge: &Judge,
     previous: Option<&(Judge, u64)>,
     token: &str,
@@ -224,10 +224,10 @@ fn not_ended(expire_at_s: Option<u64>, unix_now_s: u64) -> Option<u64> {
 /// One set of keys and of what a token must say.
 struct Judge {
     /// Until when each is taken, in seconds since 1970.
-    hmac: Vec<(Key, Option<u64>)>,
-    rsa: Option<Arc<Key>>,
-    ecdsa: Option<Arc<Key>>,
-    eddsa: Option<Arc<Key>>,
+    hmac: Vec<(TokenKey, Option<u64>)>,
+    rsa: Option<Arc<TokenKey>>,
+    ecdsa: Option<Arc<TokenKey>>,
+    eddsa: Option<Arc<TokenKey>>,
     published: Option<Arc<PublishedKeys>>,
     audience: Option<String>,
     audience_pattern: Option<Pattern>,
@@ -240,7 +240,7 @@ struct Judge {
 
 /// What a token says of itself before anything of it is believed.
 #[derive(Deserialize)]
-struct Shown {
+struct ShownToken {
     alg: Option<String>,
     kid: Option<String>,
     crit: Option<IgnoredAny>,
@@ -251,7 +251,7 @@ impl Judge {
         let first = [(options.hmac_secret, None)];
         let secrets = first.into_iter().chain(options.hmac_secrets).filter(|(secret, _)| !secret.is_empty());
         Judge {
-            hmac: secrets.map(|(secret, until_s)| (Key::hmac(&secret), until_s)).collect(),
+            hmac: secrets.map(|(secret, until_s)| (TokenKey::hmac(&secret), until_s)).collect(),
             rsa: options.rsa.map(Arc::new),
             ecdsa: options.ecdsa.map(Arc::new),
             eddsa: options.eddsa.map(Arc::new),
@@ -267,7 +267,7 @@ impl Judge {
     }
 
     /// The claims of a token whose signature holds and which is for us and now. Nothing is believed before.
-    fn judge<T: DeserializeOwned + Frame>(
+    fn judge<T: DeserializeOwned + ClaimsFrame>(
         &self,
         token: &str,
         unix_now_s: u64,
@@ -312,7 +312,12 @@ impl Judge {
         Err(fault)
     }
 
-    fn key(&self, algorithm: Algorithm, kid: Option<&str>, unix_now_s: u64) -> Result<Arc<Key>, TokenFault> {
+    fn key(
+        &self,
+        algorithm: Algorithm,
+        kid: Option<&str>,
+        unix_now_s: u64,
+    ) -> Result<Arc<TokenKey>, TokenFault> {
         let configured = match algorithm.family() {
             // Secrets are tried one by one: see `open_hmac`.
             Family::Hmac => &None,
@@ -341,7 +346,7 @@ impl Judge {
         }
     }
 
-    fn check(&self, claims: &impl Frame, unix_now_s: u64, to: Use) -> Result<(), TokenFault> {
+    fn check(&self, claims: &impl ClaimsFrame, unix_now_s: u64, to: Use) -> Result<(), TokenFault> {
         let now = i64::try_from(unix_now_s).unwrap_or(i64::MAX);
         let (before_nbf, behind_end) = match to {
             Use::Begin => (self.leeway_s, self.leeway_s),
@@ -404,7 +409,7 @@ fn shown(token: &str) -> Result<(Algorithm, Option<String>), TokenFault> {
         return Err(Flaw::Malformed.into());
     };
     let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Flaw::Encoding)?;
-    let shown: Shown = object(&header).map_err(|_| Flaw::Contents)?;
+    let shown: ShownToken = object(&header).map_err(|_| Flaw::Contents)?;
     let algorithm = shown.alg.ok_or(Flaw::Contents)?;
     if algorithm.eq_ignore_ascii_case("none") {
         return Err(Flaw::Unsigned.into());

@@ -20,7 +20,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 
 use crate::session::token::algorithm::Algorithm;
-use crate::session::token::keys::{KEY_NAME_BYTES_MAX, Key, KeySet};
+use crate::session::token::keys::{KEY_NAME_BYTES_MAX, KeySet, TokenKey};
 
 /// Names of keys that wait for one fetch. Who shows more is guessing; what does not fit waits for a later fetch.
 const WANTED_MAX: usize = 64;
@@ -57,7 +57,7 @@ struct Missing {
 
 /// What there is for a token.
 pub(super) enum Sought {
-    Found(Arc<Key>),
+    Found(Arc<TokenKey>),
     /// A fetch is under way or due: nobody can tell yet.
     Awaited,
     Absent,

@@ -4,23 +4,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::budget::Held;
+use crate::base::budget::BudgetHeld;
 use crate::base::certificate::ClientCertificate;
 use crate::base::ids::{ConnId, ListenerId, Position, ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::driver::Driver;
 use crate::hub::followed::ChannelIndex;
-use crate::hub::places::{UserLimit, Verdict};
+use crate::hub::places::{PlaceVerdict, UserLimit};
 use crate::layer::Sealed;
 use crate::proto::websocket::{Decoder, Role};
 use crate::record::{
-    self, CertificateRecord, ChannelRecord, KeysPart, Kind, LinkRecord, LogPart, MembersPart, PeerRecord,
-    RecordFault, ShardRecord, StreamRecord, SubRecord, TunnelRecord, Unread, UserRecord,
+    self, CertificateRecord, ChannelRecord, KeysPart, LinkRecord, LogPart, MembersPart, PeerRecord,
+    RecordFault, RecordKind, ShardRecord, StreamRecord, SubRecord, TunnelRecord, UnreadRecord, UserRecord,
 };
 use crate::session::Sub;
 use crate::session::tunnel::Tunnel;
 use crate::shard::Shard;
-use crate::shard::admitted::{Entry, Standing};
+use crate::shard::admitted::{AdmittedEntry, Standing};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::Connection;
 use crate::shard::control_request::ControlPlane;
@@ -29,7 +29,7 @@ use crate::shard::draining::Drained;
 use crate::shard::events::Life;
 use crate::shard::handover::destination::{take_number, take_stream_head};
 use crate::shard::handover::order::{Parcel, ParcelKind, Said};
-use crate::shard::handover::state::{Adopting, Leaver, Stage};
+use crate::shard::handover::state::{Adopting, HandoverStage, Leaver};
 use crate::shard::link::{PendingOutput, Phase};
 use crate::shard::look::transport_of;
 use crate::shard::mailbox::ShardMessage;
@@ -38,7 +38,7 @@ use crate::shard::router::Router;
 use crate::shard::subscriber_pace::SubscriberPace;
 use crate::shard::timers::{ShortTick, tick_after, tick_of};
 
-type Outcome = Result<(), RecordFault>;
+type AdoptOutcome = Result<(), RecordFault>;
 
 impl<D: Driver> Shard<D> {
     /// As [`Shard::new`], in a process that takes over: it serves nobody before [`Order::Resume`](super::Order::Resume).
@@ -52,7 +52,7 @@ impl<D: Driver> Shard<D> {
         prng: Prng,
     ) -> Shard<D> {
         let mut shard = Shard::idle(id, driver, options, router, client_ids, control, prng);
-        shard.core.handover.stage = Some(Box::new(Stage::Adopting(Adopting::default())));
+        shard.core.handover.stage = Some(Box::new(HandoverStage::Adopting(Adopting::default())));
         shard
     }
 
@@ -122,7 +122,7 @@ impl Core {
         Ok(())
     }
 
-    fn adopt_records(&mut self, kind: ParcelKind, bytes: &[u8]) -> Outcome {
+    fn adopt_records(&mut self, kind: ParcelKind, bytes: &[u8]) -> AdoptOutcome {
         let mut rest = match kind {
             ParcelKind::Stream => take_stream_head(bytes)?.1,
             _ => bytes,
@@ -144,7 +144,7 @@ impl Core {
         Ok(())
     }
 
-    fn adopt_numbers(&mut self, shard: &ShardRecord) -> Outcome {
+    fn adopt_numbers(&mut self, shard: &ShardRecord) -> AdoptOutcome {
         let shards = self.messages.mailer.router().shards() as u16;
         for book in &shard.books {
             let label = ShardId(book.label);
@@ -157,24 +157,24 @@ impl Core {
         Ok(())
     }
 
-    fn adopt_stream(&mut self, stream: StreamRecord) -> Outcome {
+    fn adopt_stream(&mut self, stream: StreamRecord) -> AdoptOutcome {
         let options = self.env.options.namespaces.resolve(&stream.channel);
         let options = options.map_err(|_| RecordFault::Impossible("a channel of no namespace"))?;
         self.delivery.followed.restore(stream, options);
         Ok(())
     }
 
-    fn adopt_channel(&mut self, unread: &Unread<'_>) -> Outcome {
+    fn adopt_channel(&mut self, unread: &UnreadRecord<'_>) -> AdoptOutcome {
         let (owned, now) = (&mut self.owned.channels.owned, self.env.now);
         match unread.kind {
-            Kind::Channel => {
+            RecordKind::Channel => {
                 owned.restore(&unread.read::<ChannelRecord>()?, now)?;
                 if let Some(adopting) = self.handover.adopting() {
                     adopting.counts.channels += 1;
                 }
                 Ok(())
             }
-            Kind::ChannelLog => owned.restore_log(unread.read::<LogPart>()?, now),
+            RecordKind::ChannelLog => owned.restore_log(unread.read::<LogPart>()?, now),
             // Peers keep their numbers. Those that stayed behind leave later.
             _ => {
                 let part = unread.read::<MembersPart>()?;
@@ -184,15 +184,15 @@ impl Core {
     }
 
     /// Those of channels that are here.
-    fn adopt_keys(&mut self, mut part: KeysPart) -> Outcome {
+    fn adopt_keys(&mut self, mut part: KeysPart) -> AdoptOutcome {
         let owned = &mut self.owned.channels.owned;
         part.keys.retain(|key| owned.has(&key.channel));
         owned.restore_keys(part, self.env.now)
     }
 
-    fn adopt_user(&mut self, user: &UserRecord) -> Outcome {
+    fn adopt_user(&mut self, user: &UserRecord) -> AdoptOutcome {
         let limit = self.user_limit().unwrap_or_else(UserLimit::none);
-        let mut verdicts: Vec<Verdict> = Vec::new();
+        let mut verdicts: Vec<PlaceVerdict> = Vec::new();
         let conn_of = |peer| Some(ConnId::from_bits(peer));
         self.owned.places.restore(&mut self.owned.users, user, &conn_of, &limit, &mut verdicts)?;
         self.tell_verdicts(&user.user, verdicts);
@@ -203,7 +203,7 @@ impl Core {
     }
 
     /// A peer without a socket: one that its tunnel's backend still has to hear of, or one that stayed behind.
-    fn adopt_departed(&mut self, record: PeerRecord) -> Outcome {
+    fn adopt_departed(&mut self, record: PeerRecord) -> AdoptOutcome {
         let conn = ConnId::from_bits(record.number);
         if let Some((tunnel, farewell)) = record.state.farewell() {
             let (code, reason) = (farewell.code, farewell.reason.clone());
@@ -226,7 +226,7 @@ impl Core {
         Tunnel::from_record(record, place as u16, &self.env.options.http.input)
     }
 
-    fn adopt_peer(&mut self, record: PeerRecord, sock: Sock) -> Outcome {
+    fn adopt_peer(&mut self, record: PeerRecord, sock: Sock) -> AdoptOutcome {
         let (conn, slot, now) = (ConnId::from_bits(record.number), sock.slot, self.env.now);
         let link = record.link.as_ref().ok_or(RecordFault::Impossible("a socket without a connection"))?;
         let number = self.peers.directory.adopt(conn, slot);
@@ -276,7 +276,7 @@ impl Core {
             adopting.unreading.extend(is_left_unread.then_some(slot));
         }
         if !link.unread.is_empty() {
-            let mut held = Held::default();
+            let mut held = BudgetHeld::default();
             let kept = held.push(&self.env.options.http.input, &link.unread);
             kept.map_err(|_| RecordFault::Impossible("room for input"))?;
             self.links.compression.unread.insert(sock, held);
@@ -303,7 +303,12 @@ impl Core {
         Ok(())
     }
 
-    fn adopt_link(&self, record: &LinkRecord, peer: &PeerRecord, connection: &mut Connection) -> Outcome {
+    fn adopt_link(
+        &self,
+        record: &LinkRecord,
+        peer: &PeerRecord,
+        connection: &mut Connection,
+    ) -> AdoptOutcome {
         let now = self.env.now;
         let link = &mut connection.link;
         link.phase = Phase::of_record(&peer.state);
@@ -360,7 +365,7 @@ impl Core {
         let network = self.network(slot, &admission);
         // Without room it is not counted: it was let in.
         if admission.enter(network, self.env.now).is_ok() {
-            self.links.admitted.insert(slot, Entry::new(network, standing));
+            self.links.admitted.insert(slot, AdmittedEntry::new(network, standing));
             self.links.admitted.set_connected(slot);
             if standing == Standing::Authenticated {
                 admission.authenticate(network);
@@ -368,7 +373,7 @@ impl Core {
         }
     }
 
-    fn adopt_subscriptions(&mut self, record: &LinkRecord, slot: u32) -> Outcome {
+    fn adopt_subscriptions(&mut self, record: &LinkRecord, slot: u32) -> AdoptOutcome {
         let Some(connection) = self.links.connections.get_mut(slot) else { return Ok(()) };
         let subs: Vec<Sub> = connection.peer.subs().to_vec();
         let followed = &mut self.delivery.followed;

@@ -9,7 +9,7 @@ use crate::base::ids::ShardId;
 
 /// What shards tell each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark {
+pub struct AgreementMark {
     pub attempt: u32,
     pub from: ShardId,
     pub round: u32,
@@ -35,7 +35,7 @@ impl Agreement {
     }
 
     /// Marks of an attempt that was given up are of no use.
-    pub fn handle_mark(&mut self, mark: Mark) {
+    pub fn handle_mark(&mut self, mark: AgreementMark) {
         let ahead = mark.round.wrapping_sub(self.round) as usize;
         if mark.attempt == self.attempt
             && let Some(marks) = self.marks.get_mut(mark.from.index())
@@ -51,9 +51,9 @@ impl Agreement {
     }
 
     /// It is sent: to all others this.
-    pub fn mark(&mut self, at_rest: bool) -> Mark {
+    pub fn mark(&mut self, at_rest: bool) -> AgreementMark {
         self.said = Some(at_rest);
-        let mark = Mark { attempt: self.attempt, from: self.own, round: self.round, at_rest };
+        let mark = AgreementMark { attempt: self.attempt, from: self.own, round: self.round, at_rest };
         self.handle_mark(mark);
         mark
     }
@@ -90,7 +90,7 @@ mod tests {
     /// Shards that answer each other for a while, over queues that keep their order.
     struct Net {
         /// By receiver and sender: how many messages each message still leads to, or a mark.
-        queues: Vec<Vec<VecDeque<Result<u32, Mark>>>>,
+        queues: Vec<Vec<VecDeque<Result<u32, AgreementMark>>>>,
         said: Vec<u64>,
         on_their_way: usize,
     }
@@ -160,12 +160,12 @@ mod tests {
     fn marks_of_another_attempt_count_for_nothing() {
         let mut agreement = Agreement::new(2, ShardId(0), 2);
         agreement.mark(true);
-        let mark = Mark { attempt: 1, from: ShardId(1), round: 0, at_rest: true };
+        let mark = AgreementMark { attempt: 1, from: ShardId(1), round: 0, at_rest: true };
         agreement.handle_mark(mark);
         assert!(!agreement.step());
-        agreement.handle_mark(Mark { attempt: 2, from: ShardId(9), ..mark });
+        agreement.handle_mark(AgreementMark { attempt: 2, from: ShardId(9), ..mark });
         assert!(!agreement.step());
-        agreement.handle_mark(Mark { attempt: 2, ..mark });
+        agreement.handle_mark(AgreementMark { attempt: 2, ..mark });
         assert!(agreement.step());
     }
 }

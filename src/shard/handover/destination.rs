@@ -1,7 +1,7 @@
 //! To which shards of the new process a parcel goes.
 
 use crate::base::ids::{ChannelName, ConnId, ShardId};
-use crate::record::{self, Kind, RecordFault, StreamRecord, UserRecord};
+use crate::record::{self, RecordFault, RecordKind, StreamRecord, UserRecord};
 use crate::shard::handover::order::{Parcel, ParcelKind};
 use crate::shard::owner::Owner;
 use crate::shard::router::Router;
@@ -31,7 +31,9 @@ pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, Reco
             let (unread, _) = record::next(&parcel.record)?;
             // All else is read where it goes.
             let channel: ChannelName = match unread.kind {
-                Kind::Channel | Kind::ChannelLog | Kind::ChannelMembers => unread.first()?,
+                RecordKind::Channel | RecordKind::ChannelLog | RecordKind::ChannelMembers => {
+                    unread.first()?
+                }
                 _ => return Err(RecordFault::OtherKind),
             };
             match router.owner(&channel) {

@@ -7,7 +7,7 @@ use crate::shard::Shard;
 use crate::shard::core::Core;
 use crate::shard::handover::destination::{PEER_BYTES, put_number, stream_head};
 use crate::shard::handover::order::{Parcel, ParcelKind, Said};
-use crate::shard::handover::state::Step;
+use crate::shard::handover::state::ExportStep;
 
 /// Connections written and exported at a time: as many as one submit of io_uring takes, and less than a slice.
 const PEERS_AT_ONCE: usize = 128;
@@ -27,12 +27,12 @@ enum Leaves {
 }
 
 impl<D: Driver> Shard<D> {
-    /// The next parcels; which they are says [`Step`].
+    /// The next parcels; which they are says [`ExportStep`].
     pub(super) fn export_some(&mut self) {
         let Some(frozen) = self.core.handover.frozen() else { return };
-        let step = std::mem::replace(&mut frozen.step, Step::Over);
+        let step = std::mem::replace(&mut frozen.step, ExportStep::Over);
         let next = match step {
-            Step::Peers(slots) => self.export_peers(slots),
+            ExportStep::Peers(slots) => self.export_peers(slots),
             other => self.core.export_step(other),
         };
         match next {
@@ -45,7 +45,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn export_peers(&mut self, mut slots: Vec<u32>) -> Result<Step, String> {
+    fn export_peers(&mut self, mut slots: Vec<u32>) -> Result<ExportStep, String> {
         let (mut socks, mut records): (Vec<Sock>, Vec<Vec<u8>>) = Default::default();
         let mut parcels = Vec::with_capacity(PEERS_AT_ONCE);
         let (mut seated, mut bytes) = (Seated::default(), Vec::with_capacity(PEER_BYTES));
@@ -77,14 +77,14 @@ impl<D: Driver> Shard<D> {
         parcels.extend(seated.parcels());
         let mut exported = Vec::new();
         self.driver.export(&socks, &mut exported);
-        let Some(frozen) = self.core.handover.frozen() else { return Ok(Step::Over) };
+        let Some(frozen) = self.core.handover.frozen() else { return Ok(ExportStep::Over) };
         for (record, fd) in records.into_iter().zip(exported) {
             let fd = fd.map_err(|error| format!("a socket cannot be handed over: {error}"))?;
             frozen.counts.peers += 1;
             parcels.push(Parcel { kind: ParcelKind::Peer, record, fd: Some(fd) });
         }
         frozen.ready.push_back(Said::Parcels(parcels));
-        Ok(if slots.is_empty() { Step::Departed } else { Step::Peers(slots) })
+        Ok(if slots.is_empty() { ExportStep::Departed } else { ExportStep::Peers(slots) })
     }
 }
 
@@ -111,7 +111,7 @@ impl Seated {
 }
 
 impl Core {
-    fn export_step(&mut self, step: Step) -> Result<Step, String> {
+    fn export_step(&mut self, step: ExportStep) -> Result<ExportStep, String> {
         let now = self.env.now;
         let mut parcels = Vec::new();
         let mut put = |kind, record| parcels.push(Parcel { kind, record, fd: None });
@@ -119,16 +119,16 @@ impl Core {
         let owned = &self.owned.channels.owned;
         let failed = |fault: RecordFault| fault.to_string();
         let next = match step {
-            Step::Shard => {
+            ExportStep::Shard => {
                 let books = self.peers.directory.books();
                 // Who follows in the other process goes on from the end of the stream.
                 self.delivery.followed.take_all_waiting();
                 let books =
                     books.map(|(label, given, generation)| BookRecord { label: label.0, given, generation });
                 put(ParcelKind::Shard, written(&ShardRecord { books: books.collect() }).map_err(failed)?);
-                Step::Streams(self.delivery.followed.iter().map(|(index, _)| index).collect())
+                ExportStep::Streams(self.delivery.followed.iter().map(|(index, _)| index).collect())
             }
-            Step::Streams(mut left) => {
+            ExportStep::Streams(mut left) => {
                 let mut labels = self.peers.directory.books().map(|(label, ..)| label);
                 let label = labels.next().filter(|_| labels.next().is_none());
                 let mut bytes = stream_head(label);
@@ -139,19 +139,19 @@ impl Core {
                 }
                 put(ParcelKind::Stream, bytes);
                 match left.is_empty() {
-                    true => Step::Peers(self.links.connections.iter().map(|(slot, _)| slot).collect()),
-                    false => Step::Streams(left),
+                    true => ExportStep::Peers(self.links.connections.iter().map(|(slot, _)| slot).collect()),
+                    false => ExportStep::Streams(left),
                 }
             }
-            Step::Departed => {
+            ExportStep::Departed => {
                 for peer in self.departed_records() {
                     let mut bytes = Vec::with_capacity(PEER_BYTES);
                     write_peer(&peer, &mut bytes).map_err(failed)?;
                     put(ParcelKind::Peer, bytes);
                 }
-                Step::Channels(owned.names().cloned().collect())
+                ExportStep::Channels(owned.names().cloned().collect())
             }
-            Step::Channels(mut left) => {
+            ExportStep::Channels(mut left) => {
                 for name in left.split_off(left.len().saturating_sub(OTHERS_AT_ONCE)) {
                     let Some(channel) = owned.to_record(&name, now) else { continue };
                     channels += 1;
@@ -168,16 +168,16 @@ impl Core {
                     });
                     fault.map_or(Ok(()), |fault| Err(failed(fault)))?;
                 }
-                if left.is_empty() { Step::Keys(0) } else { Step::Channels(left) }
+                if left.is_empty() { ExportStep::Keys(0) } else { ExportStep::Channels(left) }
             }
-            Step::Keys(from) => match owned.keys_part(from, now) {
+            ExportStep::Keys(from) => match owned.keys_part(from, now) {
                 Some((part, next)) => {
                     put(ParcelKind::Keys, written(&part).map_err(failed)?);
-                    Step::Keys(next)
+                    ExportStep::Keys(next)
                 }
-                None => Step::Users(self.owned.places.names(&self.owned.users).cloned().collect()),
+                None => ExportStep::Users(self.owned.places.names(&self.owned.users).cloned().collect()),
             },
-            Step::Users(mut left) => {
+            ExportStep::Users(mut left) => {
                 let classes = &self.env.options.client_limits.device_connections_max;
                 for name in left.split_off(left.len().saturating_sub(OTHERS_AT_ONCE)) {
                     if let Some(user) = self.owned.places.to_record(&self.owned.users, &name, classes) {
@@ -185,15 +185,15 @@ impl Core {
                         put(ParcelKind::User, written(&user).map_err(failed)?);
                     }
                 }
-                if left.is_empty() { Step::Over } else { Step::Users(left) }
+                if left.is_empty() { ExportStep::Over } else { ExportStep::Users(left) }
             }
-            Step::Peers(_) | Step::Over => Step::Over,
+            ExportStep::Peers(_) | ExportStep::Over => ExportStep::Over,
         };
-        let Some(frozen) = self.handover.frozen() else { return Ok(Step::Over) };
+        let Some(frozen) = self.handover.frozen() else { return Ok(ExportStep::Over) };
         frozen.counts.channels += channels;
         frozen.counts.users += users;
         frozen.ready.push_back(Said::Parcels(parcels));
-        if matches!(next, Step::Over) {
+        if matches!(next, ExportStep::Over) {
             frozen.ready.push_back(Said::Done(frozen.counts));
         }
         Ok(next)

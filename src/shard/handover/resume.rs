@@ -11,7 +11,7 @@ use crate::session::{Sub, rights};
 use crate::shard::Shard;
 use crate::shard::core::Core;
 use crate::shard::handover::order::{Outlet, Said};
-use crate::shard::handover::state::{Adopting, Leaver, Settling, Stage};
+use crate::shard::handover::state::{Adopting, HandoverStage, Leaver, Settling};
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
 use crate::shard::mailbox::ShardMessage;
@@ -56,7 +56,8 @@ impl<D: Driver> Shard<D> {
 
     /// Reads, writes, accepts; time counts.
     pub(super) fn resume(&mut self, outlet: Outlet) {
-        let Some(Stage::Adopting(adopting)) = self.core.handover.stage.take().map(|stage| *stage) else {
+        let Some(HandoverStage::Adopting(adopting)) = self.core.handover.stage.take().map(|stage| *stage)
+        else {
             return;
         };
         self.core.links.late_pings = LatePings::before(tick_of(self.core.env.now));

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::base::ids::{ChannelName, ConnId, Sock, UserName};
 use crate::base::time::Time;
-use crate::shard::handover::agreement::{Agreement, Mark};
+use crate::shard::handover::agreement::{Agreement, AgreementMark};
 use crate::shard::handover::order::{Counts, Order, Outlet, Said};
 use crate::shard::mailbox::ShardMessage;
 
@@ -18,8 +18,8 @@ pub(in crate::shard) struct Handover {
     /// Bound: an answer to each of its orders, and one for each socket that has gone ahead.
     pub unsaid: VecDeque<(Outlet, Said)>,
     /// Marks of shards that have begun before this one.
-    pub early: Vec<Mark>,
-    pub stage: Option<Box<Stage>>,
+    pub early: Vec<AgreementMark>,
+    pub stage: Option<Box<HandoverStage>>,
     /// In the old process, from `Ahead` to `Abort` or the end.
     pub ahead: Option<Box<Ahead>>,
     /// In the new process, from `Resume` until it has settled.
@@ -51,7 +51,7 @@ pub(in crate::shard) struct Ahead {
     pub done: bool,
 }
 
-pub(in crate::shard) enum Stage {
+pub(in crate::shard) enum HandoverStage {
     Quieting(Quieting),
     Frozen(Frozen),
     Adopting(Adopting),
@@ -76,7 +76,7 @@ pub(in crate::shard) struct Frozen {
     pub outlet: Outlet,
     /// Bound: as [`Quieting::kept`].
     pub kept: VecDeque<ShardMessage>,
-    pub step: Step,
+    pub step: ExportStep,
     /// For the outlet.
     /// Bound: one batch.
     pub ready: VecDeque<Said>,
@@ -86,7 +86,7 @@ pub(in crate::shard) struct Frozen {
 }
 
 /// What is exported next. The lists are taken from the end.
-pub(in crate::shard) enum Step {
+pub(in crate::shard) enum ExportStep {
     Shard,
     Streams(Vec<u32>),
     Peers(Vec<u32>),
@@ -168,28 +168,28 @@ impl Handover {
     }
 
     pub fn is_calm(&self) -> bool {
-        matches!(self.stage.as_deref(), Some(Stage::Quieting(quieting)) if quieting.agreement.is_calm())
+        matches!(self.stage.as_deref(), Some(HandoverStage::Quieting(quieting)) if quieting.agreement.is_calm())
     }
 
     /// Where messages of the control plane are kept that are not handled now.
     pub fn kept(&mut self) -> Option<&mut VecDeque<ShardMessage>> {
         match self.stage.as_deref_mut()? {
-            Stage::Quieting(quieting) => Some(&mut quieting.kept),
-            Stage::Frozen(frozen) => Some(&mut frozen.kept),
-            Stage::Adopting(adopting) => Some(&mut adopting.kept),
+            HandoverStage::Quieting(quieting) => Some(&mut quieting.kept),
+            HandoverStage::Frozen(frozen) => Some(&mut frozen.kept),
+            HandoverStage::Adopting(adopting) => Some(&mut adopting.kept),
         }
     }
 
     pub fn frozen(&mut self) -> Option<&mut Frozen> {
         match self.stage.as_deref_mut() {
-            Some(Stage::Frozen(frozen)) => Some(frozen),
+            Some(HandoverStage::Frozen(frozen)) => Some(frozen),
             _ => None,
         }
     }
 
     pub fn adopting(&mut self) -> Option<&mut Adopting> {
         match self.stage.as_deref_mut() {
-            Some(Stage::Adopting(adopting)) => Some(adopting),
+            Some(HandoverStage::Adopting(adopting)) => Some(adopting),
             _ => None,
         }
     }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::driver::Driver;
 use crate::shard::control_request::ControlRequest;
 use crate::shard::core::Core;
-use crate::shard::handover::agreement::{Agreement, Mark};
+use crate::shard::handover::agreement::{Agreement, AgreementMark};
 use crate::shard::handover::order::{Order, Outlet, Said};
-use crate::shard::handover::state::{Frozen, Quieting, Stage, Step};
-use crate::shard::mailbox::{Inbox, ShardMessage};
+use crate::shard::handover::state::{ExportStep, Frozen, HandoverStage, Quieting};
+use crate::shard::mailbox::{ShardInbox, ShardMessage};
 use crate::shard::{Shard, Tick};
 
 /// How long a tick waits for something to happen: other shards and the node are answered within it.
@@ -42,18 +42,18 @@ impl<D: Driver> Shard<D> {
         waited?;
         let now = self.driver.now();
         match self.core.handover.stage.as_deref() {
-            Some(Stage::Quieting(_)) => {
+            Some(HandoverStage::Quieting(_)) => {
                 self.core.begin(now);
                 self.tick_quieting();
             }
-            Some(Stage::Frozen(_)) => {
+            Some(HandoverStage::Frozen(_)) => {
                 self.core.env.set_now(now);
                 // The last mark may still wait for room where it is awaited.
                 self.core.messages.mailer.retry();
                 self.core.keep_control_messages(&self.inbox);
                 self.say_parcels();
             }
-            Some(Stage::Adopting(_)) | None => {
+            Some(HandoverStage::Adopting(_)) | None => {
                 // Nothing is read yet: sockets have gone that came ahead and were closed.
                 self.events.clear();
                 self.core.env.set_now(now);
@@ -108,7 +108,7 @@ impl<D: Driver> Shard<D> {
                 Saying::Said => {}
             }
             let Some(frozen) = self.core.handover.frozen() else { return };
-            if matches!(frozen.step, Step::Over) || self.driver.now() >= until {
+            if matches!(frozen.step, ExportStep::Over) || self.driver.now() >= until {
                 return;
             }
             self.export_some();
@@ -167,7 +167,8 @@ impl<D: Driver> Shard<D> {
         let ahead = self.core.handover.ahead.take();
         let (outlet, kept) = match self.core.handover.stage.take().map(|stage| *stage) {
             Some(
-                Stage::Quieting(Quieting { outlet, kept, .. }) | Stage::Frozen(Frozen { outlet, kept, .. }),
+                HandoverStage::Quieting(Quieting { outlet, kept, .. })
+                | HandoverStage::Frozen(Frozen { outlet, kept, .. }),
             ) => (outlet, kept),
             other => {
                 self.core.handover.stage = other.map(Box::new);
@@ -194,7 +195,9 @@ impl<D: Driver> Shard<D> {
     }
 
     fn commit(&mut self) {
-        let Some(Stage::Frozen(frozen)) = self.core.handover.stage.take().map(|stage| *stage) else { return };
+        let Some(HandoverStage::Frozen(frozen)) = self.core.handover.stage.take().map(|stage| *stage) else {
+            return;
+        };
         self.core.handover.ahead = None;
         self.core.handover.is_over = true;
         self.core.forget_moved(&frozen.moved);
@@ -213,8 +216,12 @@ enum Saying {
 impl Core {
     fn has_handover_work(&self) -> bool {
         match self.handover.stage.as_deref() {
-            Some(Stage::Quieting(_)) => self.messages.mailer.has_own() || self.delivery.pushes.has_any(),
-            Some(Stage::Frozen(frozen)) => frozen.ready.is_empty() && !matches!(frozen.step, Step::Over),
+            Some(HandoverStage::Quieting(_)) => {
+                self.messages.mailer.has_own() || self.delivery.pushes.has_any()
+            }
+            Some(HandoverStage::Frozen(frozen)) => {
+                frozen.ready.is_empty() && !matches!(frozen.step, ExportStep::Over)
+            }
             _ => false,
         }
     }
@@ -222,8 +229,10 @@ impl Core {
     /// It has said all it has to say, and its mail is out.
     fn awaits_orders(&self) -> bool {
         let is_over = match self.handover.stage.as_deref() {
-            Some(Stage::Frozen(frozen)) => frozen.ready.is_empty() && matches!(frozen.step, Step::Over),
-            Some(Stage::Adopting(_)) => self.env.ending.is_none(),
+            Some(HandoverStage::Frozen(frozen)) => {
+                frozen.ready.is_empty() && matches!(frozen.step, ExportStep::Over)
+            }
+            Some(HandoverStage::Adopting(_)) => self.env.ending.is_none(),
             _ => false,
         };
         is_over && self.handover.unsaid.is_empty() && self.messages.mailer.waiting() == 0
@@ -264,7 +273,7 @@ impl Core {
         for mark in std::mem::take(&mut self.handover.early) {
             agreement.handle_mark(mark);
         }
-        self.handover.stage = Some(Box::new(Stage::Quieting(Quieting {
+        self.handover.stage = Some(Box::new(HandoverStage::Quieting(Quieting {
             outlet,
             agreement,
             since: self.env.now,
@@ -274,9 +283,9 @@ impl Core {
         })));
     }
 
-    pub fn handle_mark(&mut self, mark: Mark) {
+    pub fn handle_mark(&mut self, mark: AgreementMark) {
         match self.handover.stage.as_deref_mut() {
-            Some(Stage::Quieting(quieting)) => quieting.agreement.handle_mark(mark),
+            Some(HandoverStage::Quieting(quieting)) => quieting.agreement.handle_mark(mark),
             Some(_) => {}
             // Of an attempt that this shard has not heard of yet, or that was given up. Bound: two for each shard.
             None => {
@@ -289,7 +298,7 @@ impl Core {
     }
 
     /// All that shards say to each other, and what the control plane asks, unless this shard has said that it is at rest.
-    fn handle_messages_quieting(&mut self, inbox: &Inbox, calm: bool) {
+    fn handle_messages_quieting(&mut self, inbox: &ShardInbox, calm: bool) {
         for _ in 0..MESSAGES_PER_TICK {
             let mailer = &mut self.messages.mailer;
             let own = mailer.take_own_user().or_else(|| mailer.take_own());
@@ -309,7 +318,7 @@ impl Core {
     }
 
     /// What the node wants is done, and who counts is answered; all else is kept for when this shard goes on.
-    fn keep_control_messages(&mut self, inbox: &Inbox) {
+    fn keep_control_messages(&mut self, inbox: &ShardInbox) {
         while let Some(message) = inbox.pop_control() {
             // Once it is to serve, its end is that of a shard that serves.
             let serves_nobody = self.handover.adopting().is_some()
@@ -332,7 +341,7 @@ impl Core {
     }
 
     /// A round of the agreement, as far as it goes. True when all shards are at rest.
-    fn agree(&mut self, inbox: &Inbox, busy: bool) -> bool {
+    fn agree(&mut self, inbox: &ShardInbox, busy: bool) -> bool {
         let requests = self.has_requests() || self.owned.channels.waits_for_store();
         // An engine's items and answers come from outside of the rounds.
         let mailer = &self.messages.mailer;
@@ -340,7 +349,9 @@ impl Core {
         let requests = requests || engine;
         let delivers = self.delivery.pushes.has_any() || !self.links.actions.is_empty();
         let mailer = &mut self.messages.mailer;
-        let Some(Stage::Quieting(quieting)) = self.handover.stage.as_deref_mut() else { return false };
+        let Some(HandoverStage::Quieting(quieting)) = self.handover.stage.as_deref_mut() else {
+            return false;
+        };
         let agreement = &mut quieting.agreement;
         if agreement.may_mark() && mailer.waiting() == 0 && !mailer.has_own() && inbox.users() == 0 {
             let said = mailer.posted_total() != quieting.posted;
@@ -354,7 +365,7 @@ impl Core {
 
     /// What has taken longer, outside of shards, than clients may wait.
     fn is_late(&self) -> Option<&'static str> {
-        let Some(Stage::Quieting(quieting)) = self.handover.stage.as_deref() else { return None };
+        let Some(HandoverStage::Quieting(quieting)) = self.handover.stage.as_deref() else { return None };
         match () {
             () if quieting.since + OUTSIDE_PATIENCE > self.env.now => None,
             () if self.owned.channels.waits_for_store() => Some("the store does not write what is under way"),
@@ -365,7 +376,9 @@ impl Core {
 
     /// Requests are under way that are answered soon.
     fn has_requests(&mut self) -> bool {
-        let Some(Stage::Quieting(quieting)) = self.handover.stage.as_deref_mut() else { return false };
+        let Some(HandoverStage::Quieting(quieting)) = self.handover.stage.as_deref_mut() else {
+            return false;
+        };
         if quieting.since + REQUESTS_PATIENCE <= self.env.now {
             return false;
         }
@@ -382,12 +395,14 @@ impl Core {
 
     fn freeze(&mut self) {
         self.tell_early();
-        let Some(Stage::Quieting(quieting)) = self.handover.stage.take().map(|stage| *stage) else { return };
+        let Some(HandoverStage::Quieting(quieting)) = self.handover.stage.take().map(|stage| *stage) else {
+            return;
+        };
         let Quieting { outlet, kept, .. } = quieting;
-        self.handover.stage = Some(Box::new(Stage::Frozen(Frozen {
+        self.handover.stage = Some(Box::new(HandoverStage::Frozen(Frozen {
             outlet,
             kept,
-            step: Step::Shard,
+            step: ExportStep::Shard,
             ready: VecDeque::new(),
             moved: Vec::new(),
             counts: Default::default(),

@@ -7,7 +7,7 @@ use http::Response;
 use crate::base::admission::Refusal;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
-use crate::proto::http1::{self, Body, RequestHead, Version};
+use crate::proto::http1::{self, Body, HttpVersion, RequestHead};
 use crate::proto::unidirectional::notes::{Note, write_sse_note};
 use crate::proto::unidirectional::problem::{PROBLEM_TYPE, Problem};
 use crate::session::request::Endpoint;
@@ -42,7 +42,7 @@ impl Caching {
 }
 
 /// An answer but for what depends on the request.
-pub struct Answer<'a> {
+pub struct UnidirectionalAnswer<'a> {
     pub status: u16,
     pub caching: Caching,
     pub content_type: &'a [u8],
@@ -53,7 +53,7 @@ pub struct Answer<'a> {
     pub body: Vec<u8>,
 }
 
-impl Answer<'_> {
+impl UnidirectionalAnswer<'_> {
     fn is_bodiless(&self) -> bool {
         matches!(self.status, 204 | 304)
     }
@@ -63,8 +63,15 @@ impl Answer<'_> {
         self.tag.map(|tag| format!("W/\"{tag}\""))
     }
 
-    pub fn json(body: Vec<u8>, caching: Caching) -> Answer<'static> {
-        Answer { status: 200, caching, content_type: b"application/json", tag: None, fields: &[], body }
+    pub fn json(body: Vec<u8>, caching: Caching) -> UnidirectionalAnswer<'static> {
+        UnidirectionalAnswer {
+            status: 200,
+            caching,
+            content_type: b"application/json",
+            tag: None,
+            fields: &[],
+            body,
+        }
     }
 }
 
@@ -73,7 +80,7 @@ pub fn reply_form(head: &RequestHead<'_>, origin: Option<Box<str>>) -> ReplyForm
     ReplyForm {
         origin: origin.map(|origin| Box::new(Origin(origin))),
         keep_alive: head.keep_alive(),
-        http10: head.version == Version::Http10,
+        http10: head.version == HttpVersion::Http10,
         head_only: head.method == "HEAD",
         gzip: accepts_gzip(head),
         not_modified: false,
@@ -105,7 +112,11 @@ pub fn requested_headers(head: &RequestHead<'_>) -> Vec<u8> {
 }
 
 /// The fields that follow from the answer and the request's form; `tag` is the answer's with its quotes.
-fn fields_of<'a>(answer: &Answer<'a>, form: &'a ReplyForm, tag: Option<&'a str>) -> Vec<(&'a str, &'a [u8])> {
+fn fields_of<'a>(
+    answer: &UnidirectionalAnswer<'a>,
+    form: &'a ReplyForm,
+    tag: Option<&'a str>,
+) -> Vec<(&'a str, &'a [u8])> {
     let mut fields: Vec<(&str, &[u8])> = vec![("Cache-Control", answer.caching.value())];
     cors_fields(form.allowed_origin(), &mut fields);
     if let Some(tag) = tag {
@@ -121,7 +132,7 @@ fn fields_of<'a>(answer: &Answer<'a>, form: &'a ReplyForm, tag: Option<&'a str>)
 
 /// The whole of an answer; `packed` is its body in the coding "gzip", to go instead.
 pub fn encode(
-    answer: &Answer<'_>,
+    answer: &UnidirectionalAnswer<'_>,
     packed: Option<&[u8]>,
     form: &ReplyForm,
     keep_alive: bool,
@@ -150,7 +161,7 @@ pub fn encode(
 }
 
 /// The answer for the control plane to compress and give back.
-fn response_of(answer: &mut Answer<'_>, form: &ReplyForm) -> Option<Response<Bytes>> {
+fn response_of(answer: &mut UnidirectionalAnswer<'_>, form: &ReplyForm) -> Option<Response<Bytes>> {
     let tag = answer.tag();
     let mut response = Response::builder().status(answer.status);
     for (name, value) in fields_of(answer, form, tag.as_deref()) {
@@ -194,12 +205,12 @@ impl Core {
             }
         };
         let caching = Caching::Never;
-        let answer = Answer { status, caching, content_type, tag: None, fields: &fields, body };
+        let answer = UnidirectionalAnswer { status, caching, content_type, tag: None, fields: &fields, body };
         encode(&answer, None, &form, false, self.unix_s())
     }
 
     /// Answers a request whose connection speaks HTTP still. False when the connection ends with it.
-    pub fn answer_now(&mut self, slot: u32, form: &ReplyForm, mut answer: Answer<'_>) -> bool {
+    pub fn answer_now(&mut self, slot: u32, form: &ReplyForm, mut answer: UnidirectionalAnswer<'_>) -> bool {
         let keep_alive = form.keep_alive && self.env.ending.is_none();
         let packs = form.gzip
             && !form.head_only
@@ -251,7 +262,7 @@ impl Core {
             503 => fields.push(("Retry-After", b"1")),
             _ => {}
         }
-        let answer = Answer {
+        let answer = UnidirectionalAnswer {
             status: problem.status,
             caching: Caching::Never,
             content_type: PROBLEM_TYPE,
@@ -268,7 +279,7 @@ impl Core {
         let retry_ms = RETRY_BUSY_MS + self.env.prng.u64(0..=RETRY_BUSY_MS * 2);
         let mut body = Vec::new();
         write_sse_note(&mut body, Some(retry_ms), &Note::Disconnect(disconnect));
-        let answer = Answer {
+        let answer = UnidirectionalAnswer {
             status: 200,
             caching: Caching::Never,
             content_type: b"text/event-stream",
@@ -305,7 +316,7 @@ impl Core {
             ("Vary", b"Access-Control-Request-Headers"),
             ("Access-Control-Max-Age", PREFLIGHT_S),
         ];
-        let answer = Answer {
+        let answer = UnidirectionalAnswer {
             status: 204,
             caching: Caching::Never,
             content_type: b"",
@@ -317,7 +328,7 @@ impl Core {
     }
 
     /// Gives a unidirectional client its one answer: it leaves its channels, and the connection speaks HTTP again.
-    pub fn answer_uni(&mut self, slot: u32, answer: Answer<'_>) {
+    pub fn answer_uni(&mut self, slot: u32, answer: UnidirectionalAnswer<'_>) {
         self.end_uni(slot, |core, form| core.answer_now(slot, form, answer));
     }
 
@@ -375,7 +386,7 @@ mod tests {
             assert_eq!(form(fields).gzip, accepted, "{fields}");
         }
         let form = form("Accept-Encoding: gzip\r\n");
-        let answer = Answer::json(vec![b'1'; 10_000], Caching::Revalidate);
+        let answer = UnidirectionalAnswer::json(vec![b'1'; 10_000], Caching::Revalidate);
         let packed = http1::gzip(&answer.body);
         for packed in [None, Some(&packed[..])] {
             let bytes = encode(&answer, packed, &form, true, 0);
@@ -390,7 +401,7 @@ mod tests {
         for (origin, credentials) in [("*", false), ("https://a.example", true)] {
             let mut form = form("");
             form.origin = Some(Box::new(Origin(origin.into())));
-            let bytes = encode(&Answer::json(Vec::new(), Caching::Never), None, &form, true, 0);
+            let bytes = encode(&UnidirectionalAnswer::json(Vec::new(), Caching::Never), None, &form, true, 0);
             let text = String::from_utf8_lossy(&bytes);
             assert!(text.contains(&format!("Access-Control-Allow-Origin: {origin}\r\n")));
             assert_eq!(text.contains("Allow-Credentials"), credentials);

@@ -13,14 +13,14 @@ use crate::proto::http1;
 use crate::proto::unidirectional::problem::{PROBLEM_TYPE, Problem, write_problem};
 use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookRequest};
 use crate::session::permissions::Deed;
-use crate::session::request::{Endpoint, Said, ends_with, user_of};
-use crate::session::unidirectional::{Admission, ReplyForm};
+use crate::session::request::{Endpoint, RequestSaid, ends_with, user_of};
+use crate::session::unidirectional::{ReplyForm, UnidirectionalAdmission};
 use crate::session::{Identity, rights};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
 use crate::shard::requests::Http;
 use crate::shard::unidirectional::answers::{self, Caching};
-use crate::shard::unidirectional::pending::{Inquiry, InquirySubject, PublishCommand, Step};
+use crate::shard::unidirectional::pending::{Inquiry, InquirySubject, PendingStep, PublishCommand};
 use crate::shard::view::View;
 
 impl Core {
@@ -49,7 +49,7 @@ impl Core {
     pub(super) fn ask_for_uni(
         &mut self,
         slot: u32,
-        step: Step,
+        step: PendingStep,
         endpoint: Endpoint,
         reply: ReplyForm,
         caller: Caller,
@@ -84,17 +84,17 @@ impl Core {
         let Some((inquiry, unread)) = self.take_inquiry(slot, Some(number)) else { return false };
         let Inquiry { endpoint, reply, asked, step, .. } = inquiry;
         match step {
-            Step::Head { bytes, mut said } => match self.hear(&mut said, asked, outcome) {
+            PendingStep::Head { bytes, mut said } => match self.hear(&mut said, asked, outcome) {
                 Ok(()) => self.judge_again(slot, endpoint, bytes, &unread, said),
                 Err(denied) => self.deny_request(slot, &reply, denied, unread),
             },
-            Step::Publication { command, body } => {
+            PendingStep::Publication { command, body } => {
                 let changes = match outcome {
                     Ok(Answer::Publish(changes)) => Ok(Some(changes)),
                     Ok(_) => Err(UNAVAILABLE),
                     Err(Denied::Unavailable { let_in: true }) => match self.may_publish(&command) {
                         true => Ok(None),
-                        false => Err(Refused::Problem(ErrorCode::PermissionDenied.into())),
+                        false => Err(InquiryRefused::Problem(ErrorCode::PermissionDenied.into())),
                     },
                     Err(denied) => Err(denied.into()),
                 };
@@ -144,14 +144,14 @@ impl Core {
     /// Takes an answer into account.
     fn hear(
         &self,
-        said: &mut Said,
+        said: &mut RequestSaid,
         asked: InquirySubject,
         outcome: Result<Answer, Denied>,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), InquiryRefused> {
         let unix_s = self.unix_s();
         let not_over = |expire_at_s: u64| match expire_at_s != 0 && expire_at_s <= unix_s {
             // An answer that was late, or a clock that is wrong: no reason for a unidirectional client to stay away.
-            true => Err(Refused::Problem(Problem {
+            true => Err(InquiryRefused::Problem(Problem {
                 status: 503,
                 error_code: ErrorCode::Internal,
                 detail: "what the backend grants has ended already",
@@ -170,8 +170,10 @@ impl Core {
                     ..Identity::default()
                 };
                 let known = identity != Identity::default();
-                let mut admission =
-                    Admission { identity: known.then(|| Box::new(identity)), granted: Vec::new() };
+                let mut admission = UnidirectionalAdmission {
+                    identity: known.then(|| Box::new(identity)),
+                    granted: Vec::new(),
+                };
                 for (channel, granted) in answer.subs {
                     not_over(granted.expire_at_s)?;
                     ends_with(&mut admission, granted.expire_at_s);
@@ -186,7 +188,7 @@ impl Core {
             (InquirySubject::Connect, Err(Denied::Unavailable { let_in: true }))
                 if self.env.options.allow_anonymous =>
             {
-                said.admission = Some(Admission::default());
+                said.admission = Some(UnidirectionalAdmission::default());
             }
             (InquirySubject::Subscribe(channel), Err(Denied::Unavailable { let_in: true })) => {
                 said.channels.push((channel, None));
@@ -197,7 +199,14 @@ impl Core {
         Ok(())
     }
 
-    fn judge_again(&mut self, slot: u32, endpoint: Endpoint, mut bytes: Vec<u8>, unread: &[u8], said: Said) {
+    fn judge_again(
+        &mut self,
+        slot: u32,
+        endpoint: Endpoint,
+        mut bytes: Vec<u8>,
+        unread: &[u8],
+        said: RequestSaid,
+    ) {
         bytes.extend_from_slice(unread);
         // It goes back to reading unless it has to be asked about once more.
         self.links.actions.push(Action::ReadStart(slot));
@@ -220,19 +229,19 @@ impl Core {
         })
     }
 
-    fn deny_request(&mut self, slot: u32, reply: &ReplyForm, refused: Refused, mut unread: Vec<u8>) {
+    fn deny_request(&mut self, slot: u32, reply: &ReplyForm, refused: InquiryRefused, mut unread: Vec<u8>) {
         let goes_on = match refused {
-            Refused::Problem(problem) => self.refuse_now(slot, reply, problem, &[]),
-            Refused::ByBackend { status: 503, message, .. } if reply.events => {
+            InquiryRefused::Problem(problem) => self.refuse_now(slot, reply, problem, &[]),
+            InquiryRefused::ByBackend { status: 503, message, .. } if reply.events => {
                 let disconnect =
                     Disconnect { reason: message.into_string().into(), ..Disconnect::SERVER_ERROR };
                 self.end_events_now(slot, reply, &disconnect)
             }
-            Refused::ByBackend { status, code, message } => {
+            InquiryRefused::ByBackend { status, code, message } => {
                 let mut body = Vec::new();
                 write_problem(&mut body, status, code, &message, "");
                 let fields: &[(&str, &[u8])] = if status == 503 { &[("Retry-After", b"1")] } else { &[] };
-                let answer = answers::Answer {
+                let answer = answers::UnidirectionalAnswer {
                     status,
                     caching: Caching::Never,
                     content_type: PROBLEM_TYPE,
@@ -251,7 +260,7 @@ impl Core {
 }
 
 /// Why a request comes to nothing after the backend was asked.
-enum Refused {
+enum InquiryRefused {
     Problem(Problem),
     /// In the backend's own words.
     ByBackend {
@@ -261,20 +270,20 @@ enum Refused {
     },
 }
 
-const UNAVAILABLE: Refused = Refused::Problem(Problem {
+const UNAVAILABLE: InquiryRefused = InquiryRefused::Problem(Problem {
     status: 503,
     error_code: ErrorCode::Internal,
     detail: "the backend cannot be asked now",
 });
 
-impl From<Denied> for Refused {
-    fn from(denied: Denied) -> Refused {
+impl From<Denied> for InquiryRefused {
+    fn from(denied: Denied) -> InquiryRefused {
         match denied {
             Denied::Error { code, message, temporary } => {
-                Refused::ByBackend { status: if temporary { 503 } else { 403 }, code, message }
+                InquiryRefused::ByBackend { status: if temporary { 503 } else { 403 }, code, message }
             }
             Denied::Disconnect(Disconnect { code, reason }) => {
-                Refused::ByBackend { status: 403, code, message: reason.into() }
+                InquiryRefused::ByBackend { status: 403, code, message: reason.into() }
             }
             Denied::Unavailable { .. } => UNAVAILABLE,
         }

@@ -14,7 +14,7 @@ use crate::shard::core::Core;
 use crate::shard::framing::encoded;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
-use crate::shard::unidirectional::answers::{Answer, Caching};
+use crate::shard::unidirectional::answers::{Caching, UnidirectionalAnswer};
 use crate::shard::unidirectional::deliver::{own_frame, text_of};
 
 impl Core {
@@ -97,7 +97,7 @@ impl Core {
         let mut text = Vec::new();
         write_position(&mut text, [(&*asked.name, position)]);
         let body = answer::published(position, &text);
-        self.answer_uni(slot, Answer::json(body.into(), Caching::Never));
+        self.answer_uni(slot, UnidirectionalAnswer::json(body.into(), Caching::Never));
     }
 
     /// Every owner has answered.

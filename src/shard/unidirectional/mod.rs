@@ -31,9 +31,9 @@ use crate::proto::websocket;
 use crate::session::hook_call::{HookRequest, PublishAnswer};
 use crate::session::info_of;
 use crate::session::origins::Welcome;
-use crate::session::request::{Said, Stop, UnidirectionalRequest, read};
+use crate::session::request::{RequestSaid, Stop, UnidirectionalRequest, read};
 use crate::session::token::TokenFault;
-use crate::session::unidirectional::{Asking, Mode, ReplyForm, Unidirectional, Work};
+use crate::session::unidirectional::{Asking, Mode, ReplyForm, Unidirectional, UnidirectionalWork};
 use crate::shard::clients::changed;
 use crate::shard::compressed::write_switch;
 use crate::shard::core::Core;
@@ -44,9 +44,9 @@ use crate::shard::owner::OwnerRequest;
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
 pub(in crate::shard) use crate::shard::unidirectional::answers::{
-    Answer, Caching, reply_form, requested_headers,
+    Caching, UnidirectionalAnswer, reply_form, requested_headers,
 };
-use crate::shard::unidirectional::pending::{PublishCommand, Step};
+use crate::shard::unidirectional::pending::{PendingStep, PublishCommand};
 use crate::shard::view::View;
 
 pub use crate::session::request::Endpoint;
@@ -62,7 +62,7 @@ impl Core {
         head: &RequestHead<'_>,
         bytes: &[u8],
         head_len: usize,
-        said: Option<Said>,
+        said: Option<RequestSaid>,
     ) -> usize {
         if said.is_none() {
             self.env.stats.counters.reader_requests_total += 1;
@@ -96,14 +96,15 @@ impl Core {
         } else {
             let view = View { options: &self.env.options, followed: &self.delivery.followed };
             let cookies = self.judge_origin(head) == Welcome::Known;
-            let none = Said::default();
+            let none = RequestSaid::default();
             read(endpoint, head, said.as_ref().unwrap_or(&none), &view, cookies, self.unix_s())
         };
         let request = match request {
             Ok(request) => request,
             Err(Stop::CallHook(hook_request, identity)) => {
                 let caller = self.uni_caller(slot, endpoint, identity.as_deref(), self.forwarded(slot, head));
-                let step = Step::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
+                let step =
+                    PendingStep::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
                 self.ask_for_uni(slot, step, endpoint, form, caller, hook_request, &bytes[head_len..]);
                 return bytes.len();
             }
@@ -224,7 +225,7 @@ impl Core {
             if_none_match: request.if_none_match,
             reverse: request.reverse,
         };
-        uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
+        uni.work = Some(Box::new(UnidirectionalWork { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.peer.set_uni(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);
@@ -307,7 +308,7 @@ impl Core {
             let body = Bytes::from(body);
             let hook_request = HookRequest::Publish { channel, data: body.clone(), form };
             let form = command.reply.clone();
-            let step = Step::Publication { command: Box::new(command), body };
+            let step = PendingStep::Publication { command: Box::new(command), body };
             return self.ask_for_uni(slot, step, endpoint, form, caller, hook_request, &[]);
         }
         self.publish_for_uni(slot, command, body.into(), None);
@@ -355,7 +356,7 @@ impl Core {
         self.messages.uni_ids = id.wrapping_add(1);
         let mut uni = Unidirectional::new(id, Mode::Publish, request.admission.identity);
         let asking = Asking { channels: vec![asked], outstanding: 1, ..Asking::default() };
-        uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
+        uni.work = Some(Box::new(UnidirectionalWork { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.peer.set_uni(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::ids::ChannelName;
 use crate::session::hook_call::{Headers, Waiting};
-use crate::session::request::{Endpoint, Said, UnidirectionalRequest};
+use crate::session::request::{Endpoint, RequestSaid, UnidirectionalRequest};
 use crate::session::unidirectional::ReplyForm;
 
 /// A publication whose body is still to come.
@@ -25,15 +25,15 @@ pub struct Inquiry {
     /// To refuse with.
     pub reply: ReplyForm,
     pub asked: InquirySubject,
-    pub step: Step,
+    pub step: PendingStep,
 }
 
 /// Where the request goes on.
-pub enum Step {
+pub enum PendingStep {
     /// It is judged again from its head.
     Head {
         bytes: Vec<u8>,
-        said: Said,
+        said: RequestSaid,
     },
     Publication {
         command: Box<PublishCommand>,

@@ -9,7 +9,7 @@ use crate::proto::unidirectional::answer::{BatchBody, matches_tag};
 use crate::session::unidirectional::{Asking, Mode};
 use crate::shard::audience::{is_filtered, is_kept_from};
 use crate::shard::core::Core;
-use crate::shard::unidirectional::answers::{Answer, Caching, millis};
+use crate::shard::unidirectional::answers::{Caching, UnidirectionalAnswer, millis};
 use crate::shard::unidirectional::deliver::{position_text, text_of};
 
 impl Core {
@@ -209,7 +209,11 @@ impl Core {
             true => (304, Vec::new()),
             false => (200, body.finish(position, reset)),
         };
-        let answer = Answer { status, tag: Some(tag), ..Answer::json(body, Caching::Revalidate) };
+        let answer = UnidirectionalAnswer {
+            status,
+            tag: Some(tag),
+            ..UnidirectionalAnswer::json(body, Caching::Revalidate)
+        };
         self.answer_uni(slot, answer);
     }
 
@@ -258,7 +262,11 @@ impl Core {
             true => (304, Vec::new()),
             false => (200, batch.body.finish(&text, &reset)),
         };
-        let answer = Answer { status, tag: Some(&tag), ..Answer::json(body, Caching::Revalidate) };
+        let answer = UnidirectionalAnswer {
+            status,
+            tag: Some(&tag),
+            ..UnidirectionalAnswer::json(body, Caching::Revalidate)
+        };
         self.answer_uni(slot, answer);
     }
 

@@ -10,7 +10,7 @@ use trunkline::base::seats::Seats;
 use trunkline::driver::sim::SimDriver;
 use trunkline::shard::control_request::ControlRequest;
 use trunkline::shard::handover::{Afloat, Counts, Destination, Order, Outlet, Parcel, Said, destination};
-use trunkline::shard::mailbox::Inbox;
+use trunkline::shard::mailbox::ShardInbox;
 use trunkline::shard::router::Router;
 use trunkline::shard::{Shard, ShardOptions, Tick};
 
@@ -218,8 +218,8 @@ impl World {
         // What each shard has told is looked at by itself: then everything stays where it was.
         let same = scenario.telling != Telling::Nothing || scenario.hooked;
         let shards = if same { self.shards.len() as u16 } else { self.stage.prng.u16(1..=4) };
-        let inboxes: Arc<[Arc<Inbox>]> =
-            (0..shards).map(|_| Arc::new(Inbox::new(scenario.inbox_messages))).collect();
+        let inboxes: Arc<[Arc<ShardInbox>]> =
+            (0..shards).map(|_| Arc::new(ShardInbox::new(scenario.inbox_messages))).collect();
         let seed = match same {
             true => self.placement,
             false => std::array::from_fn(|_| self.stage.prng.u64(..)),

@@ -6,7 +6,7 @@ use super::{one_client, options, send, wait};
 use crate::base::bytes::Bytes;
 use crate::base::time::Time;
 use crate::driver::sim::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
-use crate::driver::{AcceptFailure, Driver, End, Event, Part};
+use crate::driver::{AcceptFailure, Driver, DriverEvent, SendPart, SocketEnd};
 
 #[test]
 #[should_panic(expected = "a second send on")]
@@ -56,7 +56,7 @@ fn a_hold_kept_over_a_flush_is_found_out() {
     let hold = driver.hold(Bytes::from_static(b"x"));
     driver.flush(&mut Vec::new());
     driver.hold(Bytes::from_static(b"y"));
-    driver.send(sock, &[Part { hold, range: 0..1 }], 0);
+    driver.send(sock, &[SendPart { hold, range: 0..1 }], 0);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_harness_can_step_to_what_comes_next() {
     assert_eq!((client.state(), net.runnable(0)), (ClientState::Open, true));
     assert_eq!(net.next_event_at(), Some(net.now()));
     let events = wait(&mut driver);
-    assert!(matches!(events[..], [Event::Accepted { .. }]));
+    assert!(matches!(events[..], [DriverEvent::Accepted { .. }]));
     assert!(net.runnable(0), "a wait that returned early runs its tick, then waits again");
     assert!(wait(&mut driver).is_empty());
     assert!(!net.runnable(0));
@@ -130,7 +130,7 @@ fn a_close_with_unread_bytes_is_a_reset_and_without_them_an_orderly_end() {
         let want = if unread { ClientState::Reset } else { ClientState::Finished };
         assert_eq!(client.state(), want);
         assert_eq!(client.recv(), b"hello");
-        assert!(matches!(wait(&mut driver)[..], [Event::Closed { sock: closed }] if closed == sock));
+        assert!(matches!(wait(&mut driver)[..], [DriverEvent::Closed { sock: closed }] if closed == sock));
         assert_eq!(net.open_sockets(0), 0);
     }
 }
@@ -140,7 +140,7 @@ fn a_dead_client_is_learnt_from_its_answer_to_a_send() {
     let (_net, mut driver, client, sock) = one_client(Faults::none());
     drop(client);
     let events = wait(&mut driver);
-    assert!(matches!(events[..], [Event::Ended { cause: End::Finished, .. }]), "{events:?}");
+    assert!(matches!(events[..], [DriverEvent::Ended { cause: SocketEnd::Finished, .. }]), "{events:?}");
     let mut failures = Vec::new();
     send(&mut driver, sock, b"into the void");
     driver.flush(&mut failures);
@@ -154,7 +154,7 @@ fn a_dead_client_is_learnt_from_its_answer_to_a_send() {
 fn a_socket_that_is_over_and_not_closed_is_overdue() {
     let (net, mut driver, mut client, sock) = one_client(Faults::none());
     client.reset();
-    assert!(matches!(wait(&mut driver)[..], [Event::Ended { cause: End::Broken(_), .. }]));
+    assert!(matches!(wait(&mut driver)[..], [DriverEvent::Ended { cause: SocketEnd::Broken(_), .. }]));
     net.advance(Duration::from_secs(1));
     assert_eq!(net.overdue(0, Duration::from_secs(2)), []);
     assert_eq!(net.overdue(0, Duration::from_secs(1)), [sock]);
@@ -173,7 +173,7 @@ fn every_kind_of_accept_failure_comes() {
         assert_eq!(client.state(), ClientState::Open);
         clients.push(client);
         for event in wait(&mut driver) {
-            let Event::AcceptFailed { cause } = event else { panic!("{event:?}") };
+            let DriverEvent::AcceptFailed { cause } = event else { panic!("{event:?}") };
             causes.push(cause);
         }
     }

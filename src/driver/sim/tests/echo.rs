@@ -9,7 +9,7 @@ use crate::base::ids::Sock;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::driver::sim::{ClientEnd, ClientState, Faults, HostStats, SimDriver, SimNet};
-use crate::driver::{Driver, End, Event, Part, SendCause, SendFailure};
+use crate::driver::{Driver, DriverEvent, SendCause, SendFailure, SendPart, SocketEnd};
 
 const SHARDS: usize = 3;
 const CLIENTS: usize = 24;
@@ -22,7 +22,7 @@ struct EchoShard {
     driver: SimDriver,
     connections: BTreeMap<u32, Connection>,
     accept_again_at: Option<Time>,
-    events: Vec<Event>,
+    events: Vec<DriverEvent>,
     failures: Vec<SendFailure>,
 }
 
@@ -88,9 +88,9 @@ impl EchoShard {
         retries.chain(self.accept_again_at).min()
     }
 
-    fn handle(&mut self, event: Event, now: Time) {
+    fn handle(&mut self, event: DriverEvent, now: Time) {
         match event {
-            Event::Accepted { sock, .. } => {
+            DriverEvent::Accepted { sock, .. } => {
                 let connection = Connection {
                     sock,
                     out: Vec::new(),
@@ -102,8 +102,8 @@ impl EchoShard {
                 assert!(self.connections.insert(sock.slot, connection).is_none(), "a slot handed out twice");
                 self.driver.read_start(sock);
             }
-            Event::AcceptFailed { .. } => self.accept_again_at = Some(now + Duration::from_millis(100)),
-            Event::Received { sock, lent } => {
+            DriverEvent::AcceptFailed { .. } => self.accept_again_at = Some(now + Duration::from_millis(100)),
+            DriverEvent::Received { sock, lent } => {
                 let connection = self.connections.get_mut(&sock.slot).expect("received on a live slot");
                 assert!(connection.sock == sock && !connection.closing && !connection.ended);
                 connection.out.extend_from_slice(self.driver.received(&lent));
@@ -113,22 +113,22 @@ impl EchoShard {
                     self.driver.read_pause(sock);
                 }
             }
-            Event::Ended { sock, cause } => {
+            DriverEvent::Ended { sock, cause } => {
                 let connection = self.connections.get_mut(&sock.slot).expect("ended on a live slot");
                 assert!(connection.sock == sock && !connection.closing && !connection.ended);
                 connection.ended = true;
-                if matches!(cause, End::Broken(_)) {
+                if matches!(cause, SocketEnd::Broken(_)) {
                     connection.closing = true;
                     self.driver.close(sock);
                 }
             }
-            Event::Writable { sock } => {
+            DriverEvent::Writable { sock } => {
                 let connection = self.connections.get_mut(&sock.slot).expect("writable on a live slot");
                 assert!(connection.sock == sock && !connection.closing);
                 assert!(connection.sending == Sending::Waits, "one event a watch");
                 connection.sending = Sending::Free;
             }
-            Event::Closed { sock } => {
+            DriverEvent::Closed { sock } => {
                 let connection = self.connections.remove(&sock.slot).expect("closed once");
                 assert!(connection.sock == sock && connection.closing);
             }
@@ -149,7 +149,7 @@ impl EchoShard {
             let bytes = Bytes::from(std::mem::take(&mut connection.out));
             let range = 0..bytes.len() as u32;
             let hold = self.driver.hold(bytes.clone());
-            self.driver.send(connection.sock, &[Part { hold, range }], *slot);
+            self.driver.send(connection.sock, &[SendPart { hold, range }], *slot);
             connection.out = bytes.to_vec();
         }
         let sent: Vec<u32> =

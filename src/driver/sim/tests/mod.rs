@@ -12,7 +12,7 @@ use super::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ListenerId, Sock};
 use crate::driver::suite::{Client, Heard, Rig, driver_suite};
-use crate::driver::{Driver, DriverOptions, Event, Part};
+use crate::driver::{Driver, DriverEvent, DriverOptions, SendPart};
 
 fn options(sockets_max: u32) -> DriverOptions {
     DriverOptions {
@@ -24,7 +24,7 @@ fn options(sockets_max: u32) -> DriverOptions {
     }
 }
 
-fn wait(driver: &mut SimDriver) -> Vec<Event> {
+fn wait(driver: &mut SimDriver) -> Vec<DriverEvent> {
     let mut events = Vec::new();
     driver.wait(&mut events, None).expect("the simulator's wait does not fail");
     events
@@ -32,7 +32,7 @@ fn wait(driver: &mut SimDriver) -> Vec<Event> {
 
 fn send(driver: &mut SimDriver, sock: Sock, bytes: &'static [u8]) {
     let hold = driver.hold(Bytes::from_static(bytes));
-    driver.send(sock, &[Part { hold, range: 0..bytes.len() as u32 }], 0);
+    driver.send(sock, &[SendPart { hold, range: 0..bytes.len() as u32 }], 0);
 }
 
 /// A net with one shard and one accepted client that is being read.
@@ -48,7 +48,7 @@ fn one_client(faults: Faults) -> (SimNet, SimDriver, ClientEnd, Sock) {
     while events.is_empty() {
         events = wait(&mut driver);
     }
-    let [Event::Accepted { sock, .. }] = events[..] else { panic!("{events:?}") };
+    let [DriverEvent::Accepted { sock, .. }] = events[..] else { panic!("{events:?}") };
     driver.read_start(sock);
     (net, driver, client, sock)
 }

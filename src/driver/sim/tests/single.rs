@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{one_client, options, send, wait};
 use crate::driver::sim::{ClientState, Faults, SimNet};
-use crate::driver::{Driver, End, Event, SendCause};
+use crate::driver::{Driver, DriverEvent, SendCause, SocketEnd};
 
 const PAYLOAD: &[u8] = &[b'x'; 1000];
 
@@ -15,7 +15,7 @@ fn reads_are_cut() {
     let mut reads = Vec::new();
     while reads.iter().sum::<usize>() < PAYLOAD.len() {
         for event in wait(&mut driver) {
-            let Event::Received { lent, .. } = event else { panic!("{event:?}") };
+            let DriverEvent::Received { lent, .. } = event else { panic!("{event:?}") };
             reads.push(driver.received(&lent).len());
             driver.give_back(lent);
         }
@@ -51,7 +51,7 @@ fn sends_are_cut_and_the_socket_is_writable_at_once() {
     assert_eq!(failures[0].cause, SendCause::WouldBlock);
     assert!((failures[0].sent as usize) < PAYLOAD.len());
     driver.write_watch(sock);
-    assert!(matches!(wait(&mut driver)[..], [Event::Writable { .. }]));
+    assert!(matches!(wait(&mut driver)[..], [DriverEvent::Writable { .. }]));
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn small_buffers_fill_and_a_reading_client_frees_them() {
     driver.write_watch(sock);
     assert!(wait(&mut driver).is_empty());
     client.read_resume();
-    assert!(matches!(wait(&mut driver)[..], [Event::Writable { .. }]));
+    assert!(matches!(wait(&mut driver)[..], [DriverEvent::Writable { .. }]));
     assert_eq!(client.recv().len(), taken as usize);
 }
 
@@ -109,8 +109,8 @@ fn connections_are_doomed() {
         assert!(wait(&mut driver).is_empty());
         net.advance(Duration::from_millis(1));
         let events = wait(&mut driver);
-        let [Event::Ended { cause, .. }] = events[..] else { panic!("{events:?}") };
-        assert_eq!(cause == End::Finished, finished);
+        let [DriverEvent::Ended { cause, .. }] = events[..] else { panic!("{events:?}") };
+        assert_eq!(cause == SocketEnd::Finished, finished);
         assert_eq!(client.state(), if finished { ClientState::Open } else { ClientState::Reset });
         assert!(client.finished(), "either way it can send no more");
     }
@@ -125,11 +125,11 @@ fn a_reset_loses_what_was_not_read() {
         let (mut received, mut ended) = (0, 0);
         for event in wait(&mut driver) {
             match event {
-                Event::Received { lent, .. } => {
+                DriverEvent::Received { lent, .. } => {
                     received += 1;
                     driver.give_back(lent);
                 }
-                Event::Ended { cause: End::Broken(_), .. } => ended += 1,
+                DriverEvent::Ended { cause: SocketEnd::Broken(_), .. } => ended += 1,
                 other => panic!("{other:?}"),
             }
         }
@@ -141,7 +141,7 @@ fn a_reset_loses_what_was_not_read() {
 fn clients_are_dead_on_arrival() {
     let (_net, mut driver, client, _) = one_client(Faults { accept_dead: 1.0, ..Faults::none() });
     assert_eq!(client.state(), ClientState::Reset);
-    assert!(matches!(wait(&mut driver)[..], [Event::Ended { cause: End::Broken(_), .. }]));
+    assert!(matches!(wait(&mut driver)[..], [DriverEvent::Ended { cause: SocketEnd::Broken(_), .. }]));
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn a_pause_comes_too_late_for_one_client() {
     let _clients = [net.connect(), net.connect(), net.connect()];
     net.advance(Duration::ZERO);
     driver.accept_pause();
-    assert!(matches!(wait(&mut driver)[..], [Event::Accepted { .. }]));
+    assert!(matches!(wait(&mut driver)[..], [DriverEvent::Accepted { .. }]));
     assert!(wait(&mut driver).is_empty());
     assert_eq!(net.backlog(0), 2);
 }
@@ -164,7 +164,7 @@ fn buffers_run_short_and_every_client_is_read_all_the_same() {
     driver.accept_start();
     let mut clients: Vec<_> = (0..40).map(|_| net.connect()).collect();
     for event in wait(&mut driver) {
-        let Event::Accepted { sock, .. } = event else { panic!("{event:?}") };
+        let DriverEvent::Accepted { sock, .. } = event else { panic!("{event:?}") };
         driver.read_start(sock);
     }
     clients.iter_mut().for_each(|client| assert!(client.send(b"hi")));
@@ -173,7 +173,7 @@ fn buffers_run_short_and_every_client_is_read_all_the_same() {
         let events = wait(&mut driver);
         (most, least) = (most.max(events.len()), least.min(events.len()));
         for event in events {
-            let Event::Received { lent, .. } = event else { panic!("{event:?}") };
+            let DriverEvent::Received { lent, .. } = event else { panic!("{event:?}") };
             driver.give_back(lent);
             read += 1;
         }
@@ -194,7 +194,7 @@ fn waits_end_early_and_events_come_late() {
             let events = wait(&mut driver);
             let came = !events.is_empty();
             for event in events {
-                let Event::Received { lent, .. } = event else { panic!("{event:?}") };
+                let DriverEvent::Received { lent, .. } = event else { panic!("{event:?}") };
                 driver.give_back(lent);
             }
             if came {
@@ -222,7 +222,7 @@ fn writable_comes_early() {
     }
     driver.write_watch(sock);
     driver.write_watch(sock);
-    assert!(matches!(wait(&mut driver)[..], [Event::Writable { .. }]));
+    assert!(matches!(wait(&mut driver)[..], [DriverEvent::Writable { .. }]));
     assert!(wait(&mut driver).is_empty(), "one event a watch");
 }
 
@@ -236,7 +236,7 @@ fn closed_comes_late_and_holds_its_slot_until_then() {
     assert!(wait(&mut driver).is_empty());
     assert_eq!(net.open_sockets(0), 1);
     net.advance(Duration::from_micros(1));
-    assert!(matches!(wait(&mut driver)[..], [Event::Closed { .. }]));
+    assert!(matches!(wait(&mut driver)[..], [DriverEvent::Closed { .. }]));
     assert_eq!(net.open_sockets(0), 0);
 }
 

@@ -10,15 +10,15 @@ use rustls::{AlertDescription, Error, HandshakeKind, ProtocolVersion};
 
 use self::authority::Authority;
 use self::pair::{Pair, client, client_with, options, server, simple};
-use super::connection::State;
+use super::connection::TlsState;
 use super::*;
 use crate::base::bytes::BytesMut;
 use crate::layer::tls::record::{HEADER, PLAIN_MAX, alert, plain_alert};
 use crate::layer::{Fault, Layer as _};
 
-fn established(pair: &mut Pair) -> (&mut keys::Key, &mut keys::Key) {
+fn established(pair: &mut Pair) -> (&mut keys::RecordKey, &mut keys::RecordKey) {
     match &mut pair.tls.state {
-        State::Established(established) => established.keys(),
+        TlsState::Established(established) => established.keys(),
         _ => panic!("not established"),
     }
 }
@@ -85,7 +85,7 @@ fn an_idle_connection_owns_little() {
     pair.cut = 3;
     pair.run().client_says(&text(5_000)).server_says(&[&text(5_000)], false);
     assert_eq!(pair.tls.stored_bytes(), 0);
-    assert!(matches!(pair.tls.state, State::Established(_)) && pair.certificate.is_none());
+    assert!(matches!(pair.tls.state, TlsState::Established(_)) && pair.certificate.is_none());
     // Half a record: what has come of it.
     let mut half = vec![23, 3, 3, 0x10, 0];
     half.extend([0; 100]);
@@ -393,7 +393,7 @@ fn a_name_has_its_certificate_and_an_unknown_one_the_first() {
 fn versions_and_protocols_that_are_not_spoken_are_refused_by_name() {
     let authority = Authority::new();
     let mut strict = options(&[authority.server(&["a.test"])]);
-    strict.min_version = Version::Tls13;
+    strict.min_version = SpokenVersion::Tls13;
     let strict = server(strict);
     let old = client(authority.roots(), Some(ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256));
     let mut pair = Pair::new(&strict, &old, "a.test");

@@ -13,10 +13,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::certificate::ClientCertificate;
 use crate::layer::tls::certificates::Served;
-use crate::layer::tls::record::Version;
+use crate::layer::tls::record::SpokenVersion;
 use crate::layer::tls::settings::server_config_of;
 use crate::layer::tls::{ClientCertificates, Tls, TlsOptions};
-use crate::layer::{Fault, Layer as _, Opened, Step};
+use crate::layer::{Fault, Layer as _, LayerStep, OpenedBytes};
 
 use super::authority::{Authority, der};
 
@@ -24,7 +24,7 @@ pub fn options(served: &[(String, String)]) -> TlsOptions {
     let served = served.iter().map(|(pem, key)| Served::new("c", pem.as_bytes(), key.as_bytes()).unwrap());
     TlsOptions {
         certificates: served.collect(),
-        min_version: Version::Tls12,
+        min_version: SpokenVersion::Tls12,
         client_certificates: ClientCertificates::None,
         client_authorities: Vec::new(),
     }
@@ -113,13 +113,13 @@ impl Pair {
             if self.tls.wants_step().is_some() {
                 self.steps += 1;
                 match self.tls.step() {
-                    Step::Nothing => {}
-                    Step::Ready { resumed, certificate, mut rest } => {
+                    LayerStep::Nothing => {}
+                    LayerStep::Ready { resumed, certificate, mut rest } => {
                         self.certificate = certificate;
                         self.resumed = resumed;
                         self.receive_piece(&mut rest);
                     }
-                    Step::Fault(fault) => self.fault = Some(fault),
+                    LayerStep::Fault(fault) => self.fault = Some(fault),
                 }
             }
         }
@@ -129,13 +129,13 @@ impl Pair {
         while !bytes.is_empty() {
             let (consumed, opened) = self.tls.open(bytes);
             match opened {
-                Opened::Plain(plain) => {
+                OpenedBytes::Plain(plain) => {
                     assert!(!plain.is_empty());
                     self.heard.extend_from_slice(plain);
                 }
-                Opened::Nothing => {}
-                Opened::End => self.ended = true,
-                Opened::Fault(fault) => {
+                OpenedBytes::Nothing => {}
+                OpenedBytes::End => self.ended = true,
+                OpenedBytes::Fault(fault) => {
                     assert_eq!(self.fault.replace(fault), None, "after a fault nothing comes");
                 }
             }

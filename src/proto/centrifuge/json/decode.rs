@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::scan::Scanner;
 use crate::base::filter::Filter;
 use crate::proto::centrifuge::command::{
-    CONNECT_SUBS_MAX, Command, CommandFault, Connect, Data, History, Method, Publish, Seen, Since, Subscribe,
-    by_channel,
+    CONNECT_SUBS_MAX, Command, CommandFault, Connect, Data, HistoryCommand, Method, Publish, SeenFields,
+    SinceField, Subscribe, by_channel,
 };
 
 /// The next object of a frame. At a fault the frame ends.
@@ -16,7 +16,7 @@ pub(in crate::proto::centrifuge) fn command<'a>(
     if scanner.empty_object() {
         return Ok(Command { id: 0, method: Method::Pong });
     }
-    let (mut id, mut method, mut seen) = (0u32, None, Seen::default());
+    let (mut id, mut method, mut seen) = (0u32, None, SeenFields::default());
     let read = scanner.object(|scanner, key| {
         let Some(place) = METHODS.iter().position(|&(name, _)| name == key) else {
             if key == "id" {
@@ -57,14 +57,14 @@ pub(in crate::proto::centrifuge) fn lone_connect<'a>(
 }
 
 /// The node, the session, and the commands as text.
-type Emulation<'a> = (Cow<'a, str>, Cow<'a, str>, Cow<'a, str>);
+type JsonEmulation<'a> = (Cow<'a, str>, Cow<'a, str>, Cow<'a, str>);
 
 /// Commands of an emulated client.
 pub(in crate::proto::centrifuge) fn emulation<'a>(
     scanner: &mut Scanner<'a>,
-) -> Result<Emulation<'a>, CommandFault> {
+) -> Result<JsonEmulation<'a>, CommandFault> {
     let (mut node, mut session, mut data) = (Cow::default(), Cow::default(), Cow::default());
-    let mut seen = Seen::default();
+    let mut seen = SeenFields::default();
     scanner.object(|scanner, key| match key {
         "node" => seen.once(2).and_then(|()| scanner.text(&mut node)),
         "session" => seen.once(0).and_then(|()| scanner.text(&mut session)),
@@ -100,7 +100,7 @@ const METHODS: [(&str, Decode); 12] = [
 ];
 
 fn connect<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
-    let (mut connect, mut seen) = (Box::<Connect<'_>>::default(), Seen::default());
+    let (mut connect, mut seen) = (Box::<Connect<'_>>::default(), SeenFields::default());
     scanner.object(|scanner, key| match key {
         "token" => seen.once(0).and_then(|()| scanner.text(&mut connect.token)),
         "data" => seen.once(1).and_then(|()| payload(scanner, &mut connect.data)),
@@ -125,7 +125,7 @@ fn connect<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
     Ok(Method::Connect(connect))
 }
 
-fn subs<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, str>, Since<'a>)>, CommandFault> {
+fn subs<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, str>, SinceField<'a>)>, CommandFault> {
     let mut subs = Vec::new();
     if scanner.null() {
         return Ok(subs);
@@ -138,7 +138,7 @@ fn subs<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, str>, Since<'a>)>,
         if !scanner.null() {
             subscribe(scanner, &mut sub)?;
         }
-        subs.push((channel, Since { recover: sub.recover, offset: sub.offset, epoch: sub.epoch }));
+        subs.push((channel, SinceField { recover: sub.recover, offset: sub.offset, epoch: sub.epoch }));
         Ok(())
     })?;
     by_channel(&mut subs)?;
@@ -146,7 +146,7 @@ fn subs<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, str>, Since<'a>)>,
 }
 
 fn subscribe<'a>(scanner: &mut Scanner<'a>, sub: &mut Subscribe<'a>) -> Result<(), CommandFault> {
-    let mut seen = Seen::default();
+    let mut seen = SeenFields::default();
     scanner.object(|scanner, key| match key {
         "channel" => seen.once(0).and_then(|()| scanner.text(&mut sub.channel)),
         "token" => seen.once(1).and_then(|()| scanner.text(&mut sub.token)),
@@ -172,7 +172,7 @@ fn subscribe<'a>(scanner: &mut Scanner<'a>, sub: &mut Subscribe<'a>) -> Result<(
 }
 
 fn publish<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
-    let (mut publish, mut seen) = (Publish::default(), Seen::default());
+    let (mut publish, mut seen) = (Publish::default(), SeenFields::default());
     scanner.object(|scanner, key| match key {
         "channel" => seen.once(0).and_then(|()| scanner.text(&mut publish.channel)),
         "data" => seen.once(1).and_then(|()| payload(scanner, &mut publish.data)),
@@ -183,7 +183,7 @@ fn publish<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
 }
 
 fn history<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
-    let (mut history, mut seen) = (History::default(), Seen::default());
+    let (mut history, mut seen) = (HistoryCommand::default(), SeenFields::default());
     scanner.object(|scanner, key| match key {
         "channel" => seen.once(0).and_then(|()| scanner.text(&mut history.channel)),
         "limit" => seen.once(1).and_then(|()| scanner.signed(&mut history.limit)),
@@ -200,8 +200,9 @@ fn history<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
     Ok(Method::History(history))
 }
 
-fn since<'a>(scanner: &mut Scanner<'a>) -> Result<Since<'a>, CommandFault> {
-    let (mut since, mut seen) = (Since { recover: true, ..Since::default() }, Seen::default());
+fn since<'a>(scanner: &mut Scanner<'a>) -> Result<SinceField<'a>, CommandFault> {
+    let (mut since, mut seen) =
+        (SinceField { recover: true, ..SinceField::default() }, SeenFields::default());
     scanner.object(|scanner, key| match key {
         "offset" => seen.once(0).and_then(|()| scanner.unsigned(&mut since.offset)),
         "epoch" => seen.once(1).and_then(|()| scanner.text(&mut since.epoch)),
@@ -211,7 +212,7 @@ fn since<'a>(scanner: &mut Scanner<'a>) -> Result<Since<'a>, CommandFault> {
 }
 
 fn rpc<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
-    let (mut method, mut data, mut seen) = (Cow::default(), None, Seen::default());
+    let (mut method, mut data, mut seen) = (Cow::default(), None, SeenFields::default());
     scanner.object(|scanner, key| match key {
         "method" => seen.once(0).and_then(|()| scanner.text(&mut method)),
         "data" => seen.once(1).and_then(|()| payload(scanner, &mut data)),
@@ -221,7 +222,7 @@ fn rpc<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
 }
 
 fn send<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
-    let (mut data, mut seen) = (None, Seen::default());
+    let (mut data, mut seen) = (None, SeenFields::default());
     scanner.object(|scanner, key| match key {
         "data" => seen.once(0).and_then(|()| payload(scanner, &mut data)),
         _ => scanner.value().map(drop),
@@ -230,7 +231,7 @@ fn send<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
 }
 
 fn sub_refresh<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
-    let (mut channel, mut token, mut seen) = (Cow::default(), Cow::default(), Seen::default());
+    let (mut channel, mut token, mut seen) = (Cow::default(), Cow::default(), SeenFields::default());
     scanner.object(|scanner, key| match key {
         "channel" => seen.once(0).and_then(|()| scanner.text(&mut channel)),
         "token" => seen.once(1).and_then(|()| scanner.text(&mut token)),
@@ -241,7 +242,7 @@ fn sub_refresh<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault
 
 /// An object of which one text field matters.
 fn only_text<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result<Cow<'a, str>, CommandFault> {
-    let (mut text, mut seen) = (Cow::default(), Seen::default());
+    let (mut text, mut seen) = (Cow::default(), SeenFields::default());
     scanner.object(|scanner, key| {
         if key != name {
             return scanner.value().map(drop);

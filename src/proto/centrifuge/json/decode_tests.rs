@@ -56,9 +56,9 @@ fn connect() {
         connect.subs.iter().map(|(channel, _)| channel.as_ref()).collect::<Vec<_>>(),
         ["a", "b", "news"]
     );
-    let since = Since { recover: true, offset: 5, epoch: "0000abcd".into() };
+    let since = SinceField { recover: true, offset: 5, epoch: "0000abcd".into() };
     assert_eq!(connect.since("news"), Some(&since));
-    assert_eq!(connect.since("a"), Some(&Since::default()));
+    assert_eq!(connect.since("a"), Some(&SinceField::default()));
     assert_eq!(connect.since("absent"), None);
     assert!(matches!(connect.token, Cow::Borrowed(_)), "text without escapes is borrowed");
 }
@@ -110,16 +110,16 @@ fn the_other_methods() {
         method(r#"{"id":3,"presence_stats":{"channel":"c"}}"#),
         Method::PresenceStats { channel: channel() }
     );
-    let since = Some(Since { recover: true, offset: 7, epoch: "e".into() });
+    let since = Some(SinceField { recover: true, offset: 7, epoch: "e".into() });
     assert_eq!(
         method(
             r#"{"id":3,"history":{"channel":"c","limit":-1,"since":{"offset":7,"epoch":"e"},"reverse":true}}"#
         ),
-        Method::History(History { channel: channel(), limit: -1, since, reverse: true })
+        Method::History(HistoryCommand { channel: channel(), limit: -1, since, reverse: true })
     );
     assert_eq!(
         method(r#"{"id":3,"history":{"channel":"c","since":null}}"#),
-        Method::History(History { channel: channel(), ..History::default() })
+        Method::History(HistoryCommand { channel: channel(), ..HistoryCommand::default() })
     );
     assert_eq!(
         method(r#"{"id":3,"rpc":{"method":"m","data":{"a":1}}}"#),

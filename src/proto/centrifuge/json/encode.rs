@@ -1,6 +1,6 @@
 //! Replies and pushes into JSON objects, appended to the caller's buffer.
 
-use super::write::{self, Fields};
+use super::write::{self, JsonFields};
 use crate::base::fault::Unsubscribed;
 use crate::base::ids::Epoch;
 use crate::proto::centrifuge::reply::{
@@ -9,7 +9,7 @@ use crate::proto::centrifuge::reply::{
 };
 
 pub(in crate::proto::centrifuge) fn encode_reply(out: &mut Vec<u8>, id: u32, reply: &Reply<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.number(r#""id":"#, id.into());
     match reply {
         Reply::Error(error) => write_error(fields.key(r#""error":"#), error),
@@ -46,14 +46,14 @@ pub(in crate::proto::centrifuge) fn encode_bare_push(out: &mut Vec<u8>, channel:
 
 /// The answer to a unidirectional client's connect.
 pub(in crate::proto::centrifuge) fn encode_connect_push(out: &mut Vec<u8>, result: &ConnectResult<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     write_connect_result(fields.key(r#""connect":"#), result);
     fields.end();
 }
 
 #[inline]
 fn write_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.text(r#""channel":"#, channel);
     match push {
         Push::Publication(publication) => write_publication(fields.key(r#""pub":"#), publication),
@@ -64,7 +64,7 @@ fn write_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
         Push::Subscribe(subscribe) => write_subscribe_push(fields.key(r#""subscribe":"#), subscribe),
         Push::Refresh(lifetime) => write_lifetime(fields.key(r#""refresh":"#), *lifetime),
         Push::Disconnect { code, reason } => {
-            let mut disconnect = Fields::new(fields.key(r#""disconnect":"#));
+            let mut disconnect = JsonFields::new(fields.key(r#""disconnect":"#));
             disconnect.number(r#""code":"#, (*code).into());
             disconnect.text(r#""reason":"#, reason);
             disconnect.end();
@@ -83,14 +83,14 @@ fn push_bytes(channel: &str, push: &Push<'_>) -> usize {
 }
 
 fn write_publication(out: &mut Vec<u8>, publication: &PublicationRef<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.raw(r#""data":"#, Some(publication.data));
     if let Some(info) = &publication.info {
         write_client_info(fields.key(r#""info":"#), info);
     }
     fields.number(r#""offset":"#, publication.offset.0);
     if !publication.tags.is_empty() {
-        let mut tags = Fields::new(fields.key(r#""tags":"#));
+        let mut tags = JsonFields::new(fields.key(r#""tags":"#));
         for (name, value) in publication.tags {
             write::string(tags.named(name), value);
         }
@@ -114,7 +114,7 @@ fn write_publications(out: &mut Vec<u8>, publications: &[PublicationRef<'_>]) {
 
 /// The two names are written even when empty: the published server does, and clients index by them.
 fn write_client_info(out: &mut Vec<u8>, info: &ClientInfoRef<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     write::string(fields.key(r#""user":"#), info.user);
     write::string(fields.key(r#""client":"#), info.client);
     fields.raw(r#""conn_info":"#, info.conn_info);
@@ -123,13 +123,13 @@ fn write_client_info(out: &mut Vec<u8>, info: &ClientInfoRef<'_>) {
 }
 
 fn write_info(out: &mut Vec<u8>, info: &ClientInfoRef<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     write_client_info(fields.key(r#""info":"#), info);
     fields.end();
 }
 
 fn write_error(out: &mut Vec<u8>, error: &ErrorRef<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.number(r#""code":"#, error.code.into());
     fields.text(r#""message":"#, error.message);
     fields.flag(r#""temporary":"#, error.temporary);
@@ -137,7 +137,7 @@ fn write_error(out: &mut Vec<u8>, error: &ErrorRef<'_>) {
 }
 
 fn write_connect_result(out: &mut Vec<u8>, result: &ConnectResult<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.text(r#""client":"#, result.client);
     fields.text(r#""version":"#, result.version);
     lifetime(&mut fields, result.lifetime);
@@ -147,18 +147,18 @@ fn write_connect_result(out: &mut Vec<u8>, result: &ConnectResult<'_>) {
     fields.end();
 }
 
-fn connect_tail(fields: &mut Fields<'_>, result: &ConnectResult<'_>) {
+fn connect_tail(fields: &mut JsonFields<'_>, result: &ConnectResult<'_>) {
     fields.number(r#""ping":"#, result.ping_s.into());
     fields.flag(r#""pong":"#, result.pong);
     fields.text(r#""session":"#, result.session);
     fields.text(r#""node":"#, result.node);
 }
 
-fn subs(fields: &mut Fields<'_>, subs: &[(&str, SubscribeResult<'_>)]) {
+fn subs(fields: &mut JsonFields<'_>, subs: &[(&str, SubscribeResult<'_>)]) {
     if subs.is_empty() {
         return;
     }
-    let mut channels = Fields::new(fields.key(r#""subs":"#));
+    let mut channels = JsonFields::new(fields.key(r#""subs":"#));
     for (channel, result) in subs {
         write_subscribe_result(channels.named(channel), result);
     }
@@ -166,7 +166,7 @@ fn subs(fields: &mut Fields<'_>, subs: &[(&str, SubscribeResult<'_>)]) {
 }
 
 fn write_subscribe_result(out: &mut Vec<u8>, result: &SubscribeResult<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     lifetime(&mut fields, result.lifetime);
     fields.flag(r#""recoverable":"#, result.recoverable);
     epoch(&mut fields, result.epoch);
@@ -183,7 +183,7 @@ fn write_subscribe_result(out: &mut Vec<u8>, result: &SubscribeResult<'_>) {
 }
 
 fn write_subscribe_push(out: &mut Vec<u8>, subscribe: &SubscribePush<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.flag(r#""recoverable":"#, subscribe.recoverable);
     epoch(&mut fields, subscribe.epoch);
     fields.number(r#""offset":"#, subscribe.offset.0);
@@ -194,7 +194,7 @@ fn write_subscribe_push(out: &mut Vec<u8>, subscribe: &SubscribePush<'_>) {
 
 /// All three fields are written even when empty, as by the published server.
 fn write_history(out: &mut Vec<u8>, result: &HistoryResult<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     write_publications(fields.key(r#""publications":"#), result.publications);
     match result.epoch {
         Some(epoch) => write_epoch(fields.key(r#""epoch":"#), epoch),
@@ -205,8 +205,8 @@ fn write_history(out: &mut Vec<u8>, result: &HistoryResult<'_>) {
 }
 
 pub(in crate::proto::centrifuge) fn write_presence(out: &mut Vec<u8>, clients: &[(&str, ClientInfoRef<'_>)]) {
-    let mut fields = Fields::new(out);
-    let mut entries = Fields::new(fields.key(r#""presence":"#));
+    let mut fields = JsonFields::new(out);
+    let mut entries = JsonFields::new(fields.key(r#""presence":"#));
     for (client, info) in clients {
         write_client_info(entries.named(client), info);
     }
@@ -216,14 +216,14 @@ pub(in crate::proto::centrifuge) fn write_presence(out: &mut Vec<u8>, clients: &
 
 /// Both counts are written even when zero, as by the published server.
 fn write_presence_stats(out: &mut Vec<u8>, clients: u32, users: u32) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     write::number(fields.key(r#""num_clients":"#), clients.into());
     write::number(fields.key(r#""num_users":"#), users.into());
     fields.end();
 }
 
 fn write_refresh_result(out: &mut Vec<u8>, result: &RefreshResult<'_>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.text(r#""client":"#, result.client);
     fields.text(r#""version":"#, result.version);
     lifetime(&mut fields, result.lifetime);
@@ -231,30 +231,30 @@ fn write_refresh_result(out: &mut Vec<u8>, result: &RefreshResult<'_>) {
 }
 
 fn write_lifetime(out: &mut Vec<u8>, of: Lifetime) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     lifetime(&mut fields, of);
     fields.end();
 }
 
-fn lifetime(fields: &mut Fields<'_>, lifetime: Lifetime) {
+fn lifetime(fields: &mut JsonFields<'_>, lifetime: Lifetime) {
     fields.flag(r#""expires":"#, lifetime.expires);
     fields.number(r#""ttl":"#, lifetime.ttl_s.into());
 }
 
 fn write_unsubscribe(out: &mut Vec<u8>, why: Unsubscribed) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.number(r#""code":"#, why.code().into());
     fields.text(r#""reason":"#, why.reason());
     fields.end();
 }
 
 fn write_data(out: &mut Vec<u8>, data: Option<&[u8]>) {
-    let mut fields = Fields::new(out);
+    let mut fields = JsonFields::new(out);
     fields.raw(r#""data":"#, data);
     fields.end();
 }
 
-fn epoch(fields: &mut Fields<'_>, epoch: Option<Epoch>) {
+fn epoch(fields: &mut JsonFields<'_>, epoch: Option<Epoch>) {
     if let Some(epoch) = epoch {
         write_epoch(fields.key(r#""epoch":"#), epoch);
     }

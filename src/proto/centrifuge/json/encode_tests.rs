@@ -5,7 +5,7 @@ use crate::base::fault::{ErrorCode, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
 use crate::base::shape::Shape;
 use crate::proto::centrifuge::reply::*;
-use crate::proto::centrifuge::{Batch, Format};
+use crate::proto::centrifuge::{Format, ReplyBatch};
 
 /// The text of a reply, after checking that it is one line of JSON.
 fn reply(id: u32, reply: &Reply<'_>) -> String {
@@ -247,7 +247,7 @@ fn channels_and_users_are_escaped() {
 #[test]
 fn a_batch_joins_by_newlines() {
     let mut out = b"head".to_vec();
-    let mut batch = Batch::new(&mut out, Format::Json);
+    let mut batch = ReplyBatch::new(&mut out, Format::Json);
     assert!(batch.is_empty());
     batch.reply(1, &Reply::Publish);
     batch.push("", &Push::Message(Some(b"1\n")));

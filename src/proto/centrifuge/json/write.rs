@@ -4,15 +4,15 @@ use memchr::memchr2;
 
 use super::scan::plain_prefix;
 
-/// The fields of one object, appended in order. [`Fields::end`] must be called.
-pub(super) struct Fields<'b> {
+/// The fields of one object, appended in order. [`JsonFields::end`] must be called.
+pub(super) struct JsonFields<'b> {
     pub(super) out: &'b mut Vec<u8>,
     before: u8,
 }
 
-impl<'b> Fields<'b> {
-    pub(super) fn new(out: &'b mut Vec<u8>) -> Fields<'b> {
-        Fields { out, before: b'{' }
+impl<'b> JsonFields<'b> {
+    pub(super) fn new(out: &'b mut Vec<u8>) -> JsonFields<'b> {
+        JsonFields { out, before: b'{' }
     }
 
     /// Starts a field whose key, with its quotes and colon, is `key`; the value goes to the buffer handed back.

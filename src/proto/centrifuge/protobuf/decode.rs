@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use super::wire::{Value, delimited, each_field};
 use crate::base::filter::{FILTER_DEPTH_MAX, FILTER_NODES_MAX, Filter, FilterNode};
 use crate::proto::centrifuge::command::{
-    CONNECT_SUBS_MAX, Command, CommandFault, Connect, Data, History, Method, Publish, Seen, Since, Subscribe,
-    by_channel,
+    CONNECT_SUBS_MAX, Command, CommandFault, Connect, Data, HistoryCommand, Method, Publish, SeenFields,
+    SinceField, Subscribe, by_channel,
 };
 use crate::proto::centrifuge::json::{self, write};
 
@@ -31,7 +31,7 @@ pub(in crate::proto::centrifuge) fn command<'a>(frame: &mut &'a [u8]) -> Result<
 }
 
 fn one_command(message: &[u8]) -> Result<Command<'_>, CommandFault> {
-    let (mut id, mut asked, mut seen) = (0u32, None, Seen::default());
+    let (mut id, mut asked, mut seen) = (0u32, None, SeenFields::default());
     each_field(message, |number, value| match number {
         1 => {
             seen.once(0)?;
@@ -56,12 +56,12 @@ fn one_command(message: &[u8]) -> Result<Command<'_>, CommandFault> {
 }
 
 /// The node, the session, and the commands as bytes.
-type Emulation<'a> = (Cow<'a, str>, Cow<'a, str>, &'a [u8]);
+type ProtobufEmulation<'a> = (Cow<'a, str>, Cow<'a, str>, &'a [u8]);
 
 /// Commands of an emulated client.
-pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<Emulation<'_>, CommandFault> {
+pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<ProtobufEmulation<'_>, CommandFault> {
     let (mut node, mut session, mut data) = (Cow::default(), Cow::default(), &[][..]);
-    let mut seen = Seen::default();
+    let mut seen = SeenFields::default();
     each_field(message, |number, value| {
         match number {
             1 => {
@@ -127,9 +127,10 @@ fn connect(message: &[u8]) -> Decoded<Connect<'_>> {
                 }
                 let (channel, sub) = entry(value)?;
                 let sub = subscribe(sub.map_or(Ok(&[][..]), Value::bytes)?)?;
-                connect
-                    .subs
-                    .push((channel, Since { recover: sub.recover, offset: sub.offset, epoch: sub.epoch }));
+                connect.subs.push((
+                    channel,
+                    SinceField { recover: sub.recover, offset: sub.offset, epoch: sub.epoch },
+                ));
             }
             4 => connect.name = value.text()?,
             5 => connect.version = value.text()?,
@@ -214,14 +215,14 @@ fn publish(message: &[u8]) -> Decoded<Publish<'_>> {
     Ok(publish)
 }
 
-fn history(message: &[u8]) -> Decoded<History<'_>> {
-    let mut history = History::default();
+fn history(message: &[u8]) -> Decoded<HistoryCommand<'_>> {
+    let mut history = HistoryCommand::default();
     fields(message, &[1, 7, 8, 9], |number, value| {
         match number {
             1 => history.channel = value.text()?,
             7 => history.limit = value.signed()?,
             8 => {
-                let mut since = Since { recover: true, ..Since::default() };
+                let mut since = SinceField { recover: true, ..SinceField::default() };
                 fields(value.bytes()?, &[1, 2], |number, value| {
                     match number {
                         1 => since.offset = value.unsigned()?,
@@ -304,7 +305,7 @@ fn fields<'a>(
     once: &[u64],
     mut field: impl FnMut(u64, Value<'a>) -> Decoded<()>,
 ) -> Decoded<()> {
-    let mut seen = Seen::default();
+    let mut seen = SeenFields::default();
     each_field(message, |number, value| {
         if once.contains(&number) {
             seen.once(number as usize)?;

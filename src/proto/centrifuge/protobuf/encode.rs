@@ -1,6 +1,6 @@
 //! Replies and pushes into Protobuf messages, each behind its length, appended to the caller's buffer.
 
-use super::wire::{Fields, write_delimited};
+use super::wire::{ProtobufFields, write_delimited};
 use crate::base::ids::Epoch;
 use crate::proto::centrifuge::reply::{
     ClientInfoRef, ConnectResult, ErrorRef, HistoryResult, Lifetime, PublicationRef, Push, Reply,
@@ -38,10 +38,10 @@ pub(in crate::proto::centrifuge) fn encode_reply(out: &mut Vec<u8>, id: u32, rep
 }
 
 pub(in crate::proto::centrifuge) fn write_presence(out: &mut Vec<u8>, clients: &[(&str, ClientInfoRef<'_>)]) {
-    write_presence_list(&mut Fields::new(out), clients);
+    write_presence_list(&mut ProtobufFields::new(out), clients);
 }
 
-fn write_presence_list(fields: &mut Fields<'_>, clients: &[(&str, ClientInfoRef<'_>)]) {
+fn write_presence_list(fields: &mut ProtobufFields<'_>, clients: &[(&str, ClientInfoRef<'_>)]) {
     for (client, info) in clients {
         fields.entry(1, client, |fields| write_client_info(fields, info));
     }
@@ -87,7 +87,7 @@ fn push_bytes(channel: &str, push: &Push<'_>) -> usize {
     AROUND + channel.len() + payload
 }
 
-fn write_publication(fields: &mut Fields<'_>, publication: &PublicationRef<'_>) {
+fn write_publication(fields: &mut ProtobufFields<'_>, publication: &PublicationRef<'_>) {
     fields.bytes(4, publication.data);
     if let Some(info) = &publication.info {
         fields.message(5, |fields| write_client_info(fields, info));
@@ -103,13 +103,13 @@ fn write_publication(fields: &mut Fields<'_>, publication: &PublicationRef<'_>) 
     fields.number(9, publication.time_ms);
 }
 
-fn write_publications(fields: &mut Fields<'_>, number: u8, publications: &[PublicationRef<'_>]) {
+fn write_publications(fields: &mut ProtobufFields<'_>, number: u8, publications: &[PublicationRef<'_>]) {
     for publication in publications {
         fields.message(number, |fields| write_publication(fields, publication));
     }
 }
 
-pub(super) fn write_client_info(fields: &mut Fields<'_>, info: &ClientInfoRef<'_>) {
+pub(super) fn write_client_info(fields: &mut ProtobufFields<'_>, info: &ClientInfoRef<'_>) {
     fields.text(1, info.user);
     fields.text(2, info.client);
     fields.raw(3, info.conn_info);
@@ -117,17 +117,17 @@ pub(super) fn write_client_info(fields: &mut Fields<'_>, info: &ClientInfoRef<'_
 }
 
 /// A join or a leave: both hold one client.
-fn write_info(fields: &mut Fields<'_>, number: u8, info: &ClientInfoRef<'_>) {
+fn write_info(fields: &mut ProtobufFields<'_>, number: u8, info: &ClientInfoRef<'_>) {
     fields.message(number, |fields| fields.message(1, |fields| write_client_info(fields, info)));
 }
 
-fn write_error(fields: &mut Fields<'_>, error: &ErrorRef<'_>) {
+fn write_error(fields: &mut ProtobufFields<'_>, error: &ErrorRef<'_>) {
     fields.number(1, error.code);
     fields.text(2, error.message);
     fields.flag(3, error.temporary);
 }
 
-fn write_connect_result(fields: &mut Fields<'_>, result: &ConnectResult<'_>) {
+fn write_connect_result(fields: &mut ProtobufFields<'_>, result: &ConnectResult<'_>) {
     fields.text(1, result.client);
     fields.text(2, result.version);
     write_lifetime(fields, [3, 4], result.lifetime);
@@ -141,7 +141,7 @@ fn write_connect_result(fields: &mut Fields<'_>, result: &ConnectResult<'_>) {
     fields.text(10, result.node);
 }
 
-fn write_subscribe_result(fields: &mut Fields<'_>, result: &SubscribeResult<'_>) {
+fn write_subscribe_result(fields: &mut ProtobufFields<'_>, result: &SubscribeResult<'_>) {
     write_lifetime(fields, [1, 2], result.lifetime);
     fields.flag(3, result.recoverable);
     write_epoch(fields, 6, result.epoch);
@@ -154,7 +154,7 @@ fn write_subscribe_result(fields: &mut Fields<'_>, result: &SubscribeResult<'_>)
     fields.flag(13, result.shape.is_chained());
 }
 
-fn write_subscribe_push(fields: &mut Fields<'_>, subscribe: &SubscribePush<'_>) {
+fn write_subscribe_push(fields: &mut ProtobufFields<'_>, subscribe: &SubscribePush<'_>) {
     fields.flag(1, subscribe.recoverable);
     write_epoch(fields, 4, subscribe.epoch);
     fields.number(5, subscribe.offset.0);
@@ -162,18 +162,18 @@ fn write_subscribe_push(fields: &mut Fields<'_>, subscribe: &SubscribePush<'_>) 
     fields.raw(7, subscribe.data);
 }
 
-fn write_history(fields: &mut Fields<'_>, result: &HistoryResult<'_>) {
+fn write_history(fields: &mut ProtobufFields<'_>, result: &HistoryResult<'_>) {
     write_publications(fields, 1, result.publications);
     write_epoch(fields, 2, result.epoch);
     fields.number(3, result.offset.0);
 }
 
-fn write_lifetime(fields: &mut Fields<'_>, [expires, ttl]: [u8; 2], lifetime: Lifetime) {
+fn write_lifetime(fields: &mut ProtobufFields<'_>, [expires, ttl]: [u8; 2], lifetime: Lifetime) {
     fields.flag(expires, lifetime.expires);
     fields.number(ttl, lifetime.ttl_s);
 }
 
-fn write_epoch(fields: &mut Fields<'_>, number: u8, epoch: Option<Epoch>) {
+fn write_epoch(fields: &mut ProtobufFields<'_>, number: u8, epoch: Option<Epoch>) {
     if let Some(epoch) = epoch {
         fields.bytes(number, &epoch.text());
     }

@@ -2,7 +2,7 @@
 //! both kinds share channels.
 
 use super::encode::write_client_info;
-use super::wire::{Fields, Value, each_field};
+use super::wire::{ProtobufFields, Value, each_field};
 use crate::base::bytes::Bytes;
 use crate::base::publication::ClientInfo;
 use crate::proto::centrifuge::command::CommandFault;
@@ -38,10 +38,10 @@ fn view(info: &ClientInfo) -> ClientInfoRef<'_> {
 }
 
 pub fn encode_publication(out: &mut Vec<u8>, publication: &SharedPublication) {
-    write_publication(&mut Fields::new(out), publication);
+    write_publication(&mut ProtobufFields::new(out), publication);
 }
 
-fn write_publication(fields: &mut Fields<'_>, publication: &SharedPublication) {
+fn write_publication(fields: &mut ProtobufFields<'_>, publication: &SharedPublication) {
     fields.bytes(4, &publication.data);
     if let Some(info) = &publication.info {
         fields.message(5, |fields| write_client_info(fields, &view(info)));
@@ -88,7 +88,7 @@ fn tag(value: Value<'_>) -> Result<(String, String), CommandFault> {
 }
 
 pub fn encode_client_info(out: &mut Vec<u8>, info: &ClientInfo) {
-    write_client_info(&mut Fields::new(out), &view(info));
+    write_client_info(&mut ProtobufFields::new(out), &view(info));
 }
 
 /// # Errors
@@ -114,7 +114,7 @@ fn filled(value: Value<'_>) -> Result<Option<Bytes>, CommandFault> {
 }
 
 pub fn encode_push(out: &mut Vec<u8>, channel: &str, push: &SharedPush) {
-    let mut fields = Fields::new(out);
+    let mut fields = ProtobufFields::new(out);
     fields.text(2, channel);
     let mut client = |number, info: &ClientInfo| {
         fields.message(number, |fields| fields.message(1, |fields| write_client_info(fields, &view(info))));
@@ -237,7 +237,7 @@ pub struct NodeSubscribe {
 
 pub fn encode_node_message(out: &mut Vec<u8>, message: &NodeMessage) {
     let mut params = Vec::new();
-    let mut fields = Fields::new(&mut params);
+    let mut fields = ProtobufFields::new(&mut params);
     let method: u32 = match &message.what {
         NodeWord::Node(node) => {
             fields.text(1, &node.uid);
@@ -305,7 +305,7 @@ pub fn encode_node_message(out: &mut Vec<u8>, message: &NodeMessage) {
         }
         NodeWord::Other => return,
     };
-    let mut fields = Fields::new(out);
+    let mut fields = ProtobufFields::new(out);
     fields.text(1, &message.uid);
     fields.number(2, method);
     fields.bytes(3, &params);
@@ -324,7 +324,7 @@ pub fn decode_node_message(message: &[u8]) -> Result<NodeMessage, CommandFault> 
         }
         Ok::<_, CommandFault>(())
     })?;
-    let mut given = Given::default();
+    let mut given = GivenField::default();
     each_field(params, |number, value| {
         given.take(number, value);
         Ok::<_, CommandFault>(())
@@ -334,9 +334,9 @@ pub fn decode_node_message(message: &[u8]) -> Result<NodeMessage, CommandFault> 
 
 /// The fields of a message whose kind is known afterwards; of a repeated one, all.
 #[derive(Default)]
-struct Given<'a>(Vec<(u64, Value<'a>)>);
+struct GivenField<'a>(Vec<(u64, Value<'a>)>);
 
-impl<'a> Given<'a> {
+impl<'a> GivenField<'a> {
     fn take(&mut self, number: u64, value: Value<'a>) {
         self.0.push((number, value));
     }
@@ -428,7 +428,7 @@ impl<'a> Given<'a> {
 }
 
 fn since(value: Value<'_>) -> Result<(u64, String), CommandFault> {
-    let mut given = Given::default();
+    let mut given = GivenField::default();
     each_field(value.bytes()?, |number, value| {
         given.take(number, value);
         Ok::<_, CommandFault>(())

@@ -14,7 +14,7 @@ use crate::proto::centrifuge::reply::{
     ClientInfoRef, ConnectResult, HistoryResult, Lifetime, PublicationRef, Push, RefreshResult, Reply,
     SubscribePush, SubscribeResult,
 };
-use crate::proto::centrifuge::{Batch, Command, Data, Format, Method, decode_frame, encode_push};
+use crate::proto::centrifuge::{Command, Data, Format, Method, ReplyBatch, decode_frame, encode_push};
 
 /// `client.proto` as published, as far as it is spoken here.
 mod schema {
@@ -293,7 +293,7 @@ fn every_command_is_read_as_it_was_meant() {
         assert_eq!(text(connect.data), Some("{}"));
         assert_eq!(connect.subs.len(), 2);
         assert!(connect.since("b").is_some_and(|since| since.recover && since.epoch == "0a1b2c3d"));
-        assert_eq!(connect.since("a"), Some(&command::Since::default()));
+        assert_eq!(connect.since("a"), Some(&command::SinceField::default()));
         let headers: HashMap<String, String> = serde_json::from_str(&connect.headers.unwrap()).unwrap();
         assert_eq!(headers, HashMap::from([("x-a".into(), "\"1\"".into()), ("x-b".into(), String::new())]));
     });
@@ -318,7 +318,7 @@ fn every_command_is_read_as_it_was_meant() {
     with_method(schema::Command { history: Some(history), ..command.clone() }, |method| {
         let Method::History(history) = method else { panic!("{method:?}") };
         assert_eq!((&*history.channel, history.limit, history.reverse), ("c", -1, true));
-        assert_eq!(history.since, Some(command::Since { recover: true, offset: 5, epoch: "e".into() }));
+        assert_eq!(history.since, Some(command::SinceField { recover: true, offset: 5, epoch: "e".into() }));
     });
     let rpc = schema::RpcRequest { data: b"null".to_vec(), method: "m".into() };
     with_method(schema::Command { rpc: Some(rpc), ..command.clone() }, |method| {
@@ -468,7 +468,7 @@ fn cut_and_changed_frames_never_panic_and_end_at_their_fault() {
 /// A reply as prost reads it.
 fn reply(id: u32, reply: &Reply<'_>) -> schema::Reply {
     let mut out = b"before".to_vec();
-    Batch::new(&mut out, Format::Protobuf).reply(id, reply);
+    ReplyBatch::new(&mut out, Format::Protobuf).reply(id, reply);
     read(&out[6..])
 }
 
@@ -688,7 +688,7 @@ fn publications_of_every_length_are_read_as_they_were_meant() {
 #[test]
 fn a_batch_is_one_behind_the_other() {
     let mut out = b"head".to_vec();
-    let mut batch = Batch::new(&mut out, Format::Protobuf);
+    let mut batch = ReplyBatch::new(&mut out, Format::Protobuf);
     assert!(batch.is_empty());
     batch.reply(1, &Reply::Publish);
     batch.push("", &Push::Message(Some(b"1")));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use crate::proto::centrifuge::command::CommandFault;
 
-type Read<T> = Result<T, CommandFault>;
+type WireRead<T> = Result<T, CommandFault>;
 
 /// The low bits of a tag.
 const VARINT: u64 = 0;
@@ -16,7 +16,7 @@ const FIXED_32: u64 = 5;
 const FIELD_NUMBER_MAX: u64 = (1 << 29) - 1;
 
 /// Takes a varint off the front: seven bits a byte, the lowest first, ten bytes at most.
-fn varint(bytes: &mut &[u8]) -> Read<u64> {
+fn varint(bytes: &mut &[u8]) -> WireRead<u64> {
     let mut value = 0u64;
     for (place, &byte) in bytes.iter().enumerate().take(10) {
         let bits = u64::from(byte & 0x7f);
@@ -32,7 +32,7 @@ fn varint(bytes: &mut &[u8]) -> Read<u64> {
     Err(CommandFault("a varint without an end"))
 }
 
-fn take<'a>(bytes: &mut &'a [u8], len: u64) -> Read<&'a [u8]> {
+fn take<'a>(bytes: &mut &'a [u8], len: u64) -> WireRead<&'a [u8]> {
     let split = usize::try_from(len).ok().and_then(|len| bytes.split_at_checked(len));
     let (taken, rest) = split.ok_or(CommandFault("a length beyond the end"))?;
     *bytes = rest;
@@ -40,7 +40,7 @@ fn take<'a>(bytes: &mut &'a [u8], len: u64) -> Read<&'a [u8]> {
 }
 
 /// Takes what stands behind its length off the front.
-pub(super) fn delimited<'a>(bytes: &mut &'a [u8]) -> Read<&'a [u8]> {
+pub(super) fn delimited<'a>(bytes: &mut &'a [u8]) -> WireRead<&'a [u8]> {
     let len = varint(bytes)?;
     take(bytes, len)
 }
@@ -55,32 +55,32 @@ pub(super) enum Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    pub(super) fn bytes(self) -> Read<&'a [u8]> {
+    pub(super) fn bytes(self) -> WireRead<&'a [u8]> {
         match self {
             Value::Bytes(bytes) => Ok(bytes),
             Value::Varint(_) | Value::Fixed => Err(WRONG_TYPE),
         }
     }
 
-    pub(super) fn text(self) -> Read<Cow<'a, str>> {
+    pub(super) fn text(self) -> WireRead<Cow<'a, str>> {
         let text = std::str::from_utf8(self.bytes()?).map_err(|_| CommandFault("text is not UTF-8"))?;
         Ok(text.into())
     }
 
-    pub(super) fn unsigned<T: TryFrom<u64>>(self) -> Read<T> {
+    pub(super) fn unsigned<T: TryFrom<u64>>(self) -> WireRead<T> {
         T::try_from(self.varint()?).map_err(|_| OUT_OF_RANGE)
     }
 
     /// Of `int32` and `int64`: negative ones are sign-extended to ten bytes.
-    pub(super) fn signed<T: TryFrom<i64>>(self) -> Read<T> {
+    pub(super) fn signed<T: TryFrom<i64>>(self) -> WireRead<T> {
         T::try_from(self.varint()?.cast_signed()).map_err(|_| OUT_OF_RANGE)
     }
 
-    pub(super) fn flag(self) -> Read<bool> {
+    pub(super) fn flag(self) -> WireRead<bool> {
         Ok(self.varint()? != 0)
     }
 
-    fn varint(self) -> Read<u64> {
+    fn varint(self) -> WireRead<u64> {
         match self {
             Value::Varint(value) => Ok(value),
             Value::Bytes(_) | Value::Fixed => Err(WRONG_TYPE),
@@ -121,14 +121,14 @@ pub(super) fn each_field<'a, E: From<CommandFault>>(
 // --- writing
 
 /// Fields of a message, appended in order; zero values are left out.
-pub(super) struct Fields<'b> {
+pub(super) struct ProtobufFields<'b> {
     out: &'b mut Vec<u8>,
 }
 
-impl<'b> Fields<'b> {
+impl<'b> ProtobufFields<'b> {
     /// Fields of a message that somebody else delimits.
-    pub(super) fn new(out: &'b mut Vec<u8>) -> Fields<'b> {
-        Fields { out }
+    pub(super) fn new(out: &'b mut Vec<u8>) -> ProtobufFields<'b> {
+        ProtobufFields { out }
     }
 
     /// Fields that are written already.
@@ -164,7 +164,7 @@ impl<'b> Fields<'b> {
         }
     }
 
-    /// As [`Fields::bytes`], written even when it is empty: an entry of a list or a map.
+    /// As [`ProtobufFields::bytes`], written even when it is empty: an entry of a list or a map.
     pub(super) fn bytes_always(&mut self, number: u8, value: &[u8]) {
         self.tag(number, LENGTH);
         write_varint(self.out, value.len() as u64);
@@ -172,13 +172,13 @@ impl<'b> Fields<'b> {
     }
 
     /// A message within this one, written even when it is empty: it says that it is there.
-    pub(super) fn message(&mut self, number: u8, write: impl FnOnce(&mut Fields<'_>)) {
+    pub(super) fn message(&mut self, number: u8, write: impl FnOnce(&mut ProtobufFields<'_>)) {
         self.tag(number, LENGTH);
         write_delimited(self.out, write);
     }
 
     /// An entry of a map: its key, and a message.
-    pub(super) fn entry(&mut self, number: u8, key: &str, write: impl FnOnce(&mut Fields<'_>)) {
+    pub(super) fn entry(&mut self, number: u8, key: &str, write: impl FnOnce(&mut ProtobufFields<'_>)) {
         self.message(number, |entry| {
             entry.text(1, key);
             entry.message(2, write);
@@ -193,10 +193,10 @@ impl<'b> Fields<'b> {
 
 /// Appends a message behind its length. The length is known when the message is written: one byte is kept for it, and a
 /// longer one moves the message.
-pub(super) fn write_delimited(out: &mut Vec<u8>, write: impl FnOnce(&mut Fields<'_>)) {
+pub(super) fn write_delimited(out: &mut Vec<u8>, write: impl FnOnce(&mut ProtobufFields<'_>)) {
     let at = out.len();
     out.push(0);
-    write(&mut Fields { out });
+    write(&mut ProtobufFields { out });
     let len = out.len() - at - 1;
     if len < 0x80 {
         out[at] = len as u8;

@@ -94,10 +94,10 @@ pub fn check_extension(head: &ResponseHead<'_>) -> Result<bool, &'static str> {
 struct Extension<'v> {
     name: &'v [u8],
     /// A value is unquoted.
-    parameters: SmallVec<[(&'v [u8], Option<Value>); 4]>,
+    parameters: SmallVec<[(&'v [u8], Option<ParameterValue>); 4]>,
 }
 
-type Value = SmallVec<[u8; 8]>;
+type ParameterValue = SmallVec<[u8; 8]>;
 
 impl Extension<'_> {
     /// `None`: declined.
@@ -126,7 +126,7 @@ impl Extension<'_> {
     }
 
     /// The parameters, none of them twice. Names of extensions and parameters have a case, as in every other server.
-    fn of_deflate(&self) -> Option<&[(&[u8], Option<Value>)]> {
+    fn of_deflate(&self) -> Option<&[(&[u8], Option<ParameterValue>)]> {
         let twice = |at: usize| self.parameters[..at].iter().any(|(name, _)| *name == self.parameters[at].0);
         let valid = self.name == NAME && !(0..self.parameters.len()).any(twice);
         valid.then_some(&self.parameters)
@@ -146,7 +146,7 @@ struct Malformed;
 
 /// Gives each extension of one field line.
 fn each_extension<'v>(value: &'v [u8], mut each: impl FnMut(&Extension<'v>)) -> Result<(), Malformed> {
-    let mut rest = Rest(value);
+    let mut rest = OfferRest(value);
     loop {
         // Empty elements count for nothing (RFC 9110 section 5.6.1).
         while rest.take(b',') {}
@@ -167,9 +167,9 @@ fn each_extension<'v>(value: &'v [u8], mut each: impl FnMut(&Extension<'v>)) -> 
 }
 
 /// What is left of a field line.
-struct Rest<'v>(&'v [u8]);
+struct OfferRest<'v>(&'v [u8]);
 
-impl<'v> Rest<'v> {
+impl<'v> OfferRest<'v> {
     fn skip_space(&mut self) {
         self.0 = self.0.trim_ascii_start();
     }
@@ -195,11 +195,11 @@ impl<'v> Rest<'v> {
     }
 
     /// A token, or one in quotes: what is inside must be a token too (RFC 6455 section 9.1).
-    fn value(&mut self) -> Result<Value, Malformed> {
+    fn value(&mut self) -> Result<ParameterValue, Malformed> {
         if !self.take(b'"') {
-            return Ok(Value::from_slice(self.token()?));
+            return Ok(ParameterValue::from_slice(self.token()?));
         }
-        let mut value = Value::new();
+        let mut value = ParameterValue::new();
         loop {
             let (&byte, rest) = self.0.split_first().ok_or(Malformed)?;
             self.0 = rest;
