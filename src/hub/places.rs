@@ -365,7 +365,7 @@ mod tests {
                         let at = prng.usize(..under_way.len());
                         match under_way.remove(at) {
                             PlaceVerdict::Granted(conn) if asking.remove(&conn) => {
-                                drop(connected.insert(conn))
+                                connected.insert(conn);
                             }
                             PlaceVerdict::Granted(_) => {}
                             PlaceVerdict::Rejected(conn) | PlaceVerdict::Replaced(conn) => {
