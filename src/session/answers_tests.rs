@@ -16,7 +16,7 @@ use crate::session::joins::{JoinAnswer, JoinVerdict};
 use crate::session::permissions::{Deed, Grantee, Permissions};
 use crate::session::record::tests::peer;
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
-use crate::session::{HELD_BYTES_MAX, UNDER_WAY_MAX};
+use crate::session::{HELD_BYTES_MAX, JoinTerms, UNDER_WAY_MAX};
 
 #[path = "builtin_tests.rs"]
 mod builtin;
@@ -264,15 +264,9 @@ impl Stage {
             epoch: crate::base::ids::Epoch(9),
         };
         let answer = JoinAnswer {
-            number: 1,
-            id,
-            flags,
+            terms: JoinTerms { number: 1, id, flags, data, ..JoinTerms::default() },
             since,
-            reject_unrecovered: false,
-            data,
             outcome: Ok((position, Missed::NotAsked)),
-            filters: None,
-            deliver_every: Default::default(),
             cursors: None,
         };
         let verdict = self.run(|session, cx| session.handle_joined(index, &channel, answer, cx));

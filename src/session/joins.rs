@@ -21,21 +21,28 @@ use crate::session::waits::{Connecting, Waits};
 /// Where the log stands, and what was missed of it.
 pub type JoinOutcome = Result<(Position, Missed), ErrorCode>;
 
-/// A join as the channel's owner answered it.
-#[derive(Debug)]
-pub struct JoinAnswer {
+/// What was asked of a channel's owner, as it comes back with the answer.
+#[derive(Debug, Default)]
+pub struct JoinTerms {
     /// As given to [`Session::join_asked`].
     pub number: u32,
     /// As in the [`SubscribeEffect`](crate::session::context::SubscribeEffect), like all that follows.
     pub id: u32,
     pub flags: u32,
-    pub since: Option<Since>,
     pub reject_unrecovered: bool,
     pub data: Option<Bytes>,
     /// What the subscription is filtered by: the outcome has nothing else when the session gets it.
     pub filters: Option<Arc<Filters>>,
     /// How often it is given something, for the shard.
     pub deliver_every: DeliverEvery,
+}
+
+/// A join as the channel's owner answered it.
+#[derive(Debug)]
+pub struct JoinAnswer {
+    pub terms: JoinTerms,
+    /// From where it recovers: as it was asked, or where the owner knows that it was.
+    pub since: Option<Since>,
     pub outcome: JoinOutcome,
     /// Where its user stands, if it is to hear of that.
     pub cursors: Option<Box<UserCursors>>,
@@ -73,8 +80,8 @@ impl Session {
         answer: JoinAnswer,
         cx: &mut Context<'_>,
     ) -> Result<JoinVerdict, Disconnect> {
-        let wanted = self.sub(channel).is_some_and(|sub| sub.awaits(answer.number));
-        let server_side = answer.flags & Sub::SERVER_SIDE != 0;
+        let wanted = self.sub(channel).is_some_and(|sub| sub.awaits(answer.terms.number));
+        let server_side = answer.terms.flags & Sub::SERVER_SIDE != 0;
         let (position, missed) = match answer.outcome {
             Ok(outcome) => outcome,
             Err(error_code) => {
@@ -85,11 +92,14 @@ impl Session {
                 let is_full = error_code == ErrorCode::LimitExceeded;
                 if !server_side && is_full {
                     let error = ErrorRef { temporary: true, ..error_code.into() };
-                    cx.reply(answer.id, &Reply::Error(error));
+                    cx.reply(answer.terms.id, &Reply::Error(error));
                     cx.effects.push(Effect::Refused(error_code));
                 } else if !server_side {
-                    cx.refuse(answer.id, error_code);
-                } else if wanted && is_full && (!self.is_connected() || answer.flags & Sub::BY_TOKEN != 0) {
+                    cx.refuse(answer.terms.id, error_code);
+                } else if wanted
+                    && is_full
+                    && (!self.is_connected() || answer.terms.flags & Sub::BY_TOKEN != 0)
+                {
                     // Let in without, or refreshed without, it would miss what it relies on and never learn of it.
                     return Err(Disconnect::SERVER_ERROR);
                 } else if wanted {
@@ -98,8 +108,8 @@ impl Session {
                 return Ok(JoinVerdict::Refused);
             }
         };
-        if answer.reject_unrecovered && matches!(missed, Missed::Lost) {
-            cx.refuse(answer.id, ErrorCode::UnrecoverablePosition);
+        if answer.terms.reject_unrecovered && matches!(missed, Missed::Lost) {
+            cx.refuse(answer.terms.id, ErrorCode::UnrecoverablePosition);
             return Ok(match wanted {
                 true => {
                     self.remove(channel);
@@ -121,26 +131,27 @@ impl Session {
         };
         let cursors = answer.cursors.map(|cursors| standing(position, &cursors));
         let mut subscribed = Subscribed {
-            flags: answer.flags,
+            flags: answer.terms.flags,
             position,
             recovery: recovery.map(|publications| (asked(&publications), publications)),
             rewound,
             expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
-            data: answer.data,
-            shape: Sub::shape_of(answer.flags),
+            data: answer.terms.data,
+            shape: Sub::shape_of(answer.terms.flags),
             cursors,
         };
         if !server_side {
             // An unsubscribed one is answered as well: its command gets the reply that it would have got in time.
             let format = cx.out.format();
             subscribed.put_cursors();
-            subscribed
-                .with_result(cx.unix_s, format, |result| cx.reply(answer.id, &Reply::Subscribe(result)));
+            subscribed.with_result(cx.unix_s, format, |result| {
+                cx.reply(answer.terms.id, &Reply::Subscribe(result))
+            });
         } else if wanted {
             self.server_side_answered(Some((name.clone(), subscribed)), cx)?;
         }
         Ok(match wanted {
-            true => JoinVerdict::Subscribe { join_leaves: answer.flags & Sub::NOTICES != 0 },
+            true => JoinVerdict::Subscribe { join_leaves: answer.terms.flags & Sub::NOTICES != 0 },
             false => JoinVerdict::Ignore,
         })
     }

@@ -46,7 +46,7 @@ pub use commands::CommandProgress;
 pub use context::{Context, Effect, Emulation, Rights, SessionEnvironment, SubscribeEffect, WantedHooks};
 pub use held::{HELD_BYTES_MAX, READ_WEIGHT, RECOVERY_WEIGHT, TURN_COMMANDS_MAX, UNDER_WAY_MAX};
 pub use identity::{Identity, Renewal, info_of, shared_info};
-pub use joins::{JoinAnswer, JoinOutcome, JoinVerdict};
+pub use joins::{JoinAnswer, JoinOutcome, JoinTerms, JoinVerdict};
 pub use record::PlaceOf;
 pub use state::{Opening, Session};
 pub use subscribed::{info_view, view};

@@ -139,14 +139,8 @@ fn no_refresh_ends_a_client_for_what_is_temporary() {
 fn a_full_node_is_a_reason_to_come_back() {
     let full = |stage: &mut Stage, flags: u32| {
         let answer = JoinAnswer {
-            number: 1,
-            id: 2,
-            flags,
+            terms: JoinTerms { number: 1, id: 2, flags, ..JoinTerms::default() },
             since: None,
-            reject_unrecovered: false,
-            data: None,
-            filters: None,
-            deliver_every: Default::default(),
             cursors: None,
             outcome: Err(ErrorCode::LimitExceeded),
         };

@@ -275,7 +275,7 @@ impl Unidirectional {
 
     /// A join has been answered.
     pub fn handle_joined(&mut self, channel: ChannelIndex, answer: JoinAnswer) -> (JoinVerdict, AfterJoin) {
-        if !self.sub(channel).is_some_and(|sub| sub.awaits(answer.number)) {
+        if !self.sub(channel).is_some_and(|sub| sub.awaits(answer.terms.number)) {
             return (JoinVerdict::Ignore, AfterJoin::Wait);
         }
         let (top, missed) = match answer.outcome {
@@ -293,7 +293,7 @@ impl Unidirectional {
         let subscribe = JoinVerdict::Subscribe { join_leaves: false };
         // In the middle of a stream it goes on from here.
         let Some(asking) = self.asking() else { return (subscribe, AfterJoin::NoteSubscribed) };
-        let Some(asked) = asking.channels.get_mut(answer.id as usize) else {
+        let Some(asked) = asking.channels.get_mut(answer.terms.id as usize) else {
             debug_assert!(false, "a join has its place in the request");
             return (JoinVerdict::Leave, AfterJoin::Wait);
         };
@@ -374,7 +374,7 @@ mod tests {
     use crate::base::bytes::Bytes;
     use crate::base::ids::Epoch;
     use crate::base::publication::{Encoded, Missed, Publication, SinceEpoch, Visibility};
-    use crate::session::joins::JoinOutcome;
+    use crate::session::joins::{JoinOutcome, JoinTerms};
     use std::sync::Arc;
 
     fn at(offset: u64) -> Position {
@@ -522,18 +522,8 @@ mod tests {
     }
 
     fn join_answer(number: u32, id: u32, outcome: JoinOutcome) -> JoinAnswer {
-        JoinAnswer {
-            number,
-            id,
-            flags: 0,
-            since: None,
-            reject_unrecovered: false,
-            data: None,
-            filters: None,
-            deliver_every: Default::default(),
-            outcome,
-            cursors: None,
-        }
+        let terms = JoinTerms { number, id, ..JoinTerms::default() };
+        JoinAnswer { terms, since: None, outcome, cursors: None }
     }
 
     #[test]

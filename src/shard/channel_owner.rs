@@ -340,7 +340,7 @@ impl ChannelOwner {
                 None => Missed::NotAsked,
                 Some(Recovery::Recovered(publications)) => Missed::Given(publications),
                 // What it has is given up for what is there, unless it wants to hear of the loss.
-                Some(Recovery::Replaced(publications)) if !tag.reject_unrecovered => {
+                Some(Recovery::Replaced(publications)) if !tag.terms.reject_unrecovered => {
                     since = Some(Since::WHOLE);
                     Missed::Given(publications)
                 }

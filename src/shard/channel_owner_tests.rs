@@ -14,6 +14,7 @@ use crate::hub::creators::Creator;
 use crate::hub::log_store::{Append, LogStore, ReadBack, StoreDone, StoreEntry};
 use crate::hub::requests::JoinRequest;
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
+use crate::session::JoinTerms;
 
 /// Does what it is asked when the test says so.
 #[derive(Clone, Default)]
@@ -129,17 +130,7 @@ impl Stage {
             device: None,
             by: Creator::Backend,
         };
-        let tag = JoinTag {
-            index: 0,
-            number: 0,
-            id: 0,
-            flags: 0,
-            reject_unrecovered: false,
-            data: None,
-            filters: None,
-            deliver_every: Default::default(),
-            done: None,
-        };
+        let tag = JoinTag { index: 0, terms: JoinTerms::default(), done: None };
         self.request(OwnerRequest::Join { ask, tag });
     }
 

@@ -81,3 +81,45 @@ impl Core {
         self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names<'a>(fields: &[(&'a str, &[u8])]) -> Vec<&'a str> {
+        fields.iter().map(|(name, _)| *name).collect()
+    }
+
+    #[test]
+    fn a_named_page_may_use_credentials_and_everybodys_may_not() {
+        let named = permission(Some("https://a.test"));
+        let credentials = "Access-Control-Allow-Credentials";
+        assert!(named.contains(&("Access-Control-Allow-Origin", b"https://a.test")));
+        assert!(names(&named).contains(&credentials) && names(&named).contains(&"Vary"));
+        assert!(!names(&permission(Some("*"))).contains(&credentials));
+        assert!(permission(None).is_empty(), "no page of another origin asks");
+    }
+
+    #[test]
+    fn what_depends_on_who_asks_says_so_to_caches() {
+        for origin in [None, Some("*"), Some("https://a.test")] {
+            let mut fields = Vec::new();
+            cors_fields(origin, &mut fields);
+            let vary = fields.iter().filter(|(name, _)| *name == "Vary").collect::<Vec<_>>();
+            assert_eq!(
+                vary,
+                [&("Vary", &b"Origin, Accept-Encoding, Authorization, Cookie"[..])],
+                "{origin:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_with_fields_of_its_own_keeps_them() {
+        let mut headers = HeaderMap::new();
+        permit(&mut headers, Some("https://a.test"));
+        permit(&mut headers, Some("https://b.test"));
+        let allowed: Vec<_> = headers.get_all("Access-Control-Allow-Origin").iter().collect();
+        assert_eq!(allowed, ["https://a.test"]);
+    }
+}

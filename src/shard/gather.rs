@@ -109,3 +109,58 @@ impl AckGather {
         (left.answers == 0).then(|| std::mem::take(&mut left.outcomes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{self, Receiver};
+
+    use super::*;
+    use crate::base::ids::{ShardId, Sock};
+
+    fn reply<T: Send + 'static>() -> (ControlReply<T>, Receiver<Result<T, ErrorCode>>) {
+        let (sender, answered) = mpsc::channel();
+        (ControlReply::new(move |answer| sender.send(answer).unwrap()), answered)
+    }
+
+    #[test]
+    fn the_last_part_answers_and_a_refusal_answers_once() {
+        let (to, answered) = reply();
+        let parts = [Gather::new(to)].map(|first| (Arc::clone(&first), first));
+        let [(one, other)] = parts;
+        drop(one);
+        assert!(answered.try_recv().is_err(), "one is under way");
+        drop(other);
+        assert_eq!(answered.try_recv(), Ok(Ok(())));
+
+        let (to, answered) = reply();
+        let gather = Gather::new(to);
+        gather.refuse(ErrorCode::LimitExceeded);
+        gather.refuse(ErrorCode::Internal);
+        drop(gather);
+        assert_eq!(answered.iter().collect::<Vec<_>>(), [Err(ErrorCode::LimitExceeded)]);
+    }
+
+    #[test]
+    fn a_tally_counts_connections_and_says_which_users_were_reached() {
+        let (to, answered) = reply();
+        let tally = Tally::new(3, to);
+        [0, 2, 2].into_iter().for_each(|user| tally.told(user));
+        drop(tally);
+        let pushed = Pushed { connections: 3, reached: vec![true, false, true] };
+        assert_eq!(answered.try_recv(), Ok(Ok(pushed)));
+    }
+
+    #[test]
+    fn acknowledgements_are_answered_together_each_at_its_place() {
+        let conn = ConnId::new(ShardId(0), Sock { slot: 1, generation: 0 });
+        let refused = |error_code| Err::<MemberCursor, _>(error_code);
+        let known =
+            vec![refused(ErrorCode::Internal), refused(ErrorCode::BadRequest), refused(ErrorCode::Internal)];
+        let gather = AckGather::new(conn, 7, 2, known);
+        let acked = |place, error_code| Acked { outcomes: vec![(place, refused(error_code))], ticket: None };
+        assert!(gather.answered(acked(2, ErrorCode::NotAvailable)).is_none());
+        let outcomes = gather.answered(acked(0, ErrorCode::PermissionDenied)).expect("it was the last");
+        let codes: Vec<ErrorCode> = outcomes.into_iter().filter_map(Result::err).collect();
+        assert_eq!(codes, [ErrorCode::PermissionDenied, ErrorCode::BadRequest, ErrorCode::NotAvailable]);
+    }
+}

@@ -116,3 +116,31 @@ impl Handshakes {
         self.unfinished >= UNFINISHED_HANDSHAKES_MAX
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sock(slot: u32) -> Sock {
+        Sock { slot, generation: 0 }
+    }
+
+    #[test]
+    fn a_handshake_that_has_begun_goes_first_and_too_many_do_not_begin() {
+        let mut handshakes = Handshakes::default();
+        for slot in 0..WAITING_MAX as u32 {
+            assert!(handshakes.push(sock(slot), StepKind::First));
+        }
+        assert!(!handshakes.push(sock(9_000), StepKind::First), "it is one too many");
+        assert!(handshakes.push(sock(9_001), StepKind::Further), "what was begun is not given up");
+        assert_eq!(handshakes.waiting(), WAITING_MAX + 1);
+        let order: Vec<u32> = std::iter::from_fn(|| handshakes.pop()).map(|sock| sock.slot).collect();
+        assert_eq!((order[0], order[1], order.len()), (9_001, 0, WAITING_MAX + 1));
+    }
+
+    #[test]
+    fn unfinished_handshakes_have_a_bound() {
+        let of = |unfinished| Handshakes { unfinished, ..Handshakes::default() };
+        assert!(!of(UNFINISHED_HANDSHAKES_MAX - 1).is_full() && of(UNFINISHED_HANDSHAKES_MAX).is_full());
+    }
+}

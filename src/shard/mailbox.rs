@@ -7,17 +7,16 @@ use http::Response;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, UserName};
-use crate::base::publication::Since;
 use crate::base::time::Time;
 use crate::hub::places::DeviceClass;
+use crate::session::SubscribeEffect;
 use crate::session::hook_call::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
-use crate::session::{JoinAnswer, JoinOutcome, SubscribeEffect};
 use crate::shard::control_request::{ControlRequest, UserMessage};
 use crate::shard::emulated::{EmulationMessage, EmulationOutcome};
 use crate::shard::gather::{Gather, Tally};
 use crate::shard::handover::agreement::AgreementMark;
-use crate::shard::owner::{FromOwner, JoinTag, OwnerRequest};
+use crate::shard::owner::{FromOwner, OwnerRequest};
 
 /// The answer to the hook call of this number, which the connection asked.
 #[derive(Debug)]
@@ -113,22 +112,6 @@ pub struct PushMessage {
     /// The connection, and its user's number in the ask.
     pub targets: Vec<(ConnId, u32)>,
     pub tally: Arc<Tally>,
-}
-
-/// Builds the session's view of an answered join.
-pub fn join_answer(tag: &mut JoinTag, since: Option<Since>, outcome: JoinOutcome) -> JoinAnswer {
-    JoinAnswer {
-        number: tag.number,
-        id: tag.id,
-        flags: tag.flags,
-        since,
-        reject_unrecovered: tag.reject_unrecovered,
-        data: tag.data.take(),
-        filters: tag.filters.take(),
-        deliver_every: tag.deliver_every,
-        outcome,
-        cursors: None,
-    }
 }
 
 /// A shard's inbox.

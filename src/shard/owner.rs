@@ -16,10 +16,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::base::bytes::Bytes;
-use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::ErrorCode;
-use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ConnId, Position, ShardId};
 use crate::base::publication::{ClientInfo, Publication, Since};
 use crate::hub::Roster;
@@ -28,7 +25,7 @@ use crate::hub::followed::Item;
 use crate::hub::requests::{
     AckOutcome, History, HistoryRequest, JoinRequest, Pace, PresenceStats, PublishRequest, Read, ReadAnswer,
 };
-use crate::session::JoinOutcome;
+use crate::session::{JoinOutcome, JoinTerms};
 use crate::shard::control_request::{Busy, ControlRequest};
 use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::gather::{AckGather, Gather};
@@ -130,16 +127,8 @@ pub enum ReadBy {
 pub struct JoinTag {
     /// The asking shard's number of the channel.
     pub index: u32,
-    /// The asking shard's number of the ask.
-    pub number: u32,
-    pub id: u32,
-    pub flags: u32,
-    pub reject_unrecovered: bool,
-    pub data: Option<Bytes>,
-    /// What the subscription is filtered by.
-    pub filters: Option<Arc<Filters>>,
-    /// How often it is given something, where that is slower than its channel.
-    pub deliver_every: DeliverEvery,
+    pub terms: JoinTerms,
+    /// Dropped when the join is answered.
     pub done: Option<Arc<Gather>>,
 }
 

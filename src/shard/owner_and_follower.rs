@@ -16,8 +16,8 @@ use crate::shard::channel_owner::OwnerMoment;
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::seen::Stage;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{HookAnswered, ShardMessage, join_answer};
-use crate::shard::owner::{FromOwner, OwnerAnswer, OwnerRequest, ReadBy};
+use crate::shard::mailbox::{HookAnswered, ShardMessage};
+use crate::shard::owner::{FromOwner, JoinTag, OwnerAnswer, OwnerRequest, ReadBy};
 use crate::shard::stats::Cause;
 
 /// Messages to other shards that may wait for room before this owner takes no more publications.
@@ -161,16 +161,17 @@ impl Core {
     fn handle_answer(&mut self, answer: OwnerAnswer) {
         let slot = answer.conn().and_then(|conn| self.live(conn));
         match answer {
-            OwnerAnswer::Joined { channel, since, mut tag, outcome, cursors, .. } => {
-                let index = tag.index;
+            OwnerAnswer::Joined { channel, since, tag, outcome, cursors, .. } => {
+                let JoinTag { index, terms, done } = tag;
                 if let Ok((top, _)) = &outcome {
                     self.delivery.followed.top_learned(index, *top, self.env.now);
                 }
                 if let Some(slot) = slot {
-                    let answer = JoinAnswer { cursors, ..join_answer(&mut tag, since, outcome) };
+                    let answer = JoinAnswer { terms, since, outcome, cursors };
                     self.handle_joined(slot, index, &channel, answer);
                 }
                 self.delivery.followed.join_answered(index);
+                drop(done);
             }
             OwnerAnswer::Read { by: ReadBy::Laggard(_), read, answer } => {
                 if let Some(slot) = slot {

@@ -35,3 +35,24 @@ impl SubscriberPace {
         SubscriberPace { channel, every, due: now + every, running: false }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_is_due_a_whole_interval_later_and_its_record_says_how_long_that_is() {
+        let now = Time::ZERO + Duration::from_secs(5);
+        let name_of = |_| ChannelName::from("c");
+        for (every, every_ms) in [
+            (Duration::from_millis(250), 250),
+            (SubscriberPace::WITH_PING, u32::MAX),
+            (Duration::from_secs(1 << 40), u32::MAX),
+        ] {
+            let pace = SubscriberPace::new(7, every, now);
+            assert_eq!((pace.due, pace.running), (now + every, false));
+            assert_eq!(pace.is_with_ping(), every == SubscriberPace::WITH_PING);
+            assert_eq!(pace.to_record(&name_of), PaceRecord { channel: "c".into(), every_ms });
+        }
+    }
+}

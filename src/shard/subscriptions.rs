@@ -13,7 +13,7 @@ use crate::hub::notice::only_notice;
 use crate::hub::requests::JoinRequest;
 use crate::session::rights::visibility;
 use crate::session::unidirectional::{Mode, Unidirectional};
-use crate::session::{JoinAnswer, JoinVerdict, RECOVERY_WEIGHT, Sub, SubscribeEffect};
+use crate::session::{JoinAnswer, JoinTerms, JoinVerdict, RECOVERY_WEIGHT, Sub, SubscribeEffect};
 use crate::shard::audience::keep_matching;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
@@ -64,8 +64,7 @@ impl Core {
             device,
             by,
         };
-        let tag = JoinTag {
-            index,
+        let terms = JoinTerms {
             number,
             id: subscribe.id,
             flags: subscribe.flags,
@@ -73,8 +72,8 @@ impl Core {
             data: subscribe.data,
             filters: subscribe.filters,
             deliver_every: subscribe.deliver_every,
-            done,
         };
+        let tag = JoinTag { index, terms, done };
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });
     }
 
@@ -82,17 +81,17 @@ impl Core {
     pub fn handle_joined(&mut self, slot: u32, index: u32, channel: &ChannelName, mut answer: JoinAnswer) {
         if let Ok((_, Missed::Given(publications))) = &mut answer.outcome {
             // As it was asked for, whatever has become of the subscription.
-            keep_matching(answer.filters.as_ref(), publications);
+            keep_matching(answer.terms.filters.as_ref(), publications);
             self.keep_not_excepted(slot, publications);
             let options = &self.delivery.followed.get(index).options;
             if options.is_notice() {
                 only_notice(publications, options);
             }
         }
-        let every = answer.deliver_every;
+        let every = answer.terms.deliver_every;
         let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
         if let Some(uni) = self.links.connections.uni_mut(slot) {
-            let at = answer.id;
+            let at = answer.terms.id;
             // A poll asks when it wants.
             let paced = matches!(uni.mode, Mode::Stream(_));
             let (verdict, after) = uni.handle_joined(index, answer);
@@ -108,7 +107,7 @@ impl Core {
             Ok((_, Missed::Lost)) => self.env.stats.counters.recoveries_lost_total += 1,
             _ => {}
         }
-        let weight = join_weight(answer.flags, answer.since.is_some());
+        let weight = join_weight(answer.terms.flags, answer.since.is_some());
         // The subscriber is in its list before commands that were held for the answer are looked at.
         self.with_session_then(
             slot,

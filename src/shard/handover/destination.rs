@@ -95,3 +95,34 @@ pub(super) fn take_stream_head(bytes: &[u8]) -> Result<(Option<ShardId>, &[u8]),
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::Sock;
+
+    #[test]
+    fn a_number_is_read_as_it_was_written_and_what_is_behind_it_is_left() {
+        let conn = ConnId::new(ShardId(3), Sock { slot: 70_000, generation: 9 });
+        let mut bytes = Vec::new();
+        put_number(conn, &mut bytes);
+        assert_eq!(bytes, number_alone(conn));
+        bytes.extend_from_slice(b"rest");
+        assert_eq!(take_number(&bytes).unwrap(), (conn, &b"rest"[..]));
+        for cut in 0..8 {
+            assert_eq!(take_number(&bytes[..cut]), Err(RecordFault::Cut), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_stream_says_whose_it_is_or_that_it_is_of_several() {
+        for label in [None, Some(ShardId(0)), Some(ShardId(u16::MAX))] {
+            let mut bytes = stream_head(label);
+            bytes.push(1);
+            assert_eq!(take_stream_head(&bytes).unwrap(), (label, &[1][..]));
+        }
+        assert_eq!(take_stream_head(&[0; 3]), Err(RecordFault::Cut));
+        let no_shard = (u32::from(u16::MAX) + 1).to_le_bytes();
+        assert!(take_stream_head(&no_shard).is_err(), "no shard has such a number");
+    }
+}
