@@ -1,7 +1,7 @@
 //! What a session asks the backend, and what the answers do.
 //!
 //! ```text
-//!  ask ─Effect::CallHook▶ (shard: Session::asked) ──▶ handle_answer ──▶ go on: what is due, then what was held
+//!  ask ─Effect::CallHook▶ (shard: set_waiting) ───▶ handle_answer ──▶ go on: what is due, then what was held
 //!                          │                            ▲
 //!                          └── the connection ends:     └── no answer in time: the shard says so itself
 //!                              dropped, which cancels
@@ -51,7 +51,7 @@ impl Session {
     }
 
     /// The shard has put the hook call of the last [`Effect::CallHook`] under `number`. It waits for the answer until `until`.
-    pub fn asked(&mut self, number: u32, waiting: Option<Waiting>, until: Time) {
+    pub fn set_waiting(&mut self, number: u32, waiting: Option<Waiting>, until: Time) {
         if let Some(Waits::Answer(asked)) = self.waits_mut() {
             (asked.number, asked.until, asked._waiting) = (number, until, waiting);
         }

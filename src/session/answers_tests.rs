@@ -186,7 +186,7 @@ impl Stage {
                 Effect::CallHook(hook_request) => {
                     self.matters.push(hook_request);
                     self.asked += 1;
-                    self.session.asked(self.asked, None, Time::NEVER);
+                    self.session.set_waiting(self.asked, None, Time::NEVER);
                 }
                 Effect::Resume => self.resume(),
                 other => self.effects.push(other),
@@ -271,7 +271,7 @@ impl Stage {
         };
         let verdict = self.run(|session, cx| session.handle_joined(index, &channel, answer, cx));
         assert!(matches!(verdict, Ok(JoinVerdict::Subscribe { .. })));
-        self.session.placed(index, 0);
+        self.session.set_place(index, 0);
     }
 
     fn timer(&mut self) {
@@ -552,7 +552,7 @@ fn a_session_that_goes_away_cancels_its_hook_call() {
     let mut stage = Stage::connected(ConnectAnswer::default());
     stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
     let waiting = Waiting::new(Handle(Arc::clone(&cancelled)));
-    stage.session.asked(9, Some(waiting), Time::NEVER);
+    stage.session.set_waiting(9, Some(waiting), Time::NEVER);
     assert_eq!(cancelled.load(Ordering::Relaxed), 0);
     drop(stage.session);
     assert_eq!(cancelled.load(Ordering::Relaxed), 1);

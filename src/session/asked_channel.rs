@@ -126,7 +126,7 @@ impl AskedChannel {
 
     /// Takes the outcome of a join. True when a poll should look whether the log has what the join did not give:
     /// a recovery gives all that was missed or nothing, a poll is content with a part.
-    pub fn joined(&mut self, top: Position, missed: Missed, reads_on: bool) -> bool {
+    pub fn handle_joined(&mut self, top: Position, missed: Missed, reads_on: bool) -> bool {
         self.top = Some(top);
         match missed {
             // Nothing was missed, whatever is allowed.

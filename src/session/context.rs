@@ -222,7 +222,7 @@ pub enum Effect {
         id: u32,
         call: Box<AckCall>,
     },
-    /// Put the hook call to the backend, then call [`crate::session::Session::asked`].
+    /// Put the hook call to the backend, then call [`crate::session::Session::set_waiting`].
     CallHook(HookRequest),
     /// Decode what [`crate::session::Session::next_held`] gives as if it came now.
     Resume,

@@ -46,7 +46,7 @@ fn a_refresh_of_the_server_overtakes_the_hook_call_about_it() {
     stage.timer();
     stage.say(r#"{"id":2,"subscribe":{"channel":"free"}}"#).unwrap();
     let later = stage.unix_s + 100;
-    stage.run(|session, cx| session.refreshed(later, None, cx));
+    stage.run(|session, cx| session.handle_refreshed(later, None, cx));
     assert!(!stage.session.is_waiting());
     assert!(matches!(stage.effects.last(), Some(Effect::Subscribe(_))), "what was held goes on");
     let expired = RefreshAnswer { expired: true, ..RefreshAnswer::default() };

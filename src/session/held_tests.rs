@@ -113,7 +113,7 @@ fn an_unsubscribe_waits_for_its_subscribe() {
     stage.say(r#"{"id":3,"unsubscribe":{"channel":"free"}}"#).unwrap();
     stage.resume();
     assert_eq!(stage.heard, "");
-    stage.session.placed(index, 0);
+    stage.session.set_place(index, 0);
     stage.resume();
     assert!(stage.heard.contains("\"id\":3"), "{}", stage.heard);
     assert!(

@@ -51,7 +51,7 @@ pub struct JoinAnswer {
 /// What the shard does with a join's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum JoinVerdict {
-    /// Add the connection to the channel's subscribers, then say where it stands there (`placed`).
+    /// Add the connection to the channel's subscribers, then say where it stands there ([`Session::set_place`]).
     Subscribe { join_leaves: bool },
     /// The owner refused; nothing to undo.
     Refused,

@@ -25,7 +25,7 @@ fn with_token(subs: serde_json::Value) -> Stage {
     for (at, join) in joins.iter().enumerate() {
         let channel = stage.around.find(&join.channel).unwrap();
         stage.session.join_asked(channel, at as u32, join);
-        stage.session.placed(channel, at as u32);
+        stage.session.set_place(channel, at as u32);
     }
     stage.session.stop_waiting();
     stage.session.phase = SessionPhase::Connected;

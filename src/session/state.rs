@@ -226,7 +226,7 @@ impl Session {
     }
 
     /// The shard has put the connection at `place` of the channel's list, or has moved it there.
-    pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
+    pub fn set_place(&mut self, channel: ChannelIndex, place: u32) {
         Sub::set_place(&mut self.subs, channel, place);
     }
 
@@ -280,7 +280,7 @@ impl Session {
     }
 
     /// The server changes when the connection expires (0: never) and what others see of it.
-    pub fn refreshed(&mut self, expire_at_s: u64, info: Option<Bytes>, cx: &mut Context<'_>) {
+    pub fn handle_refreshed(&mut self, expire_at_s: u64, info: Option<Bytes>, cx: &mut Context<'_>) {
         if expire_at_s != 0 || info.is_some() || self.identity.is_some() {
             let identity = self.identity.get_or_insert_default();
             identity.expire_at_s = expire_at_s;

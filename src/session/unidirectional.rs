@@ -302,7 +302,7 @@ impl Unidirectional {
             Some(since) => asked.began_at(since),
             None => {}
         }
-        if asked.joined(top, missed, polls) {
+        if asked.handle_joined(top, missed, polls) {
             return (subscribe, AfterJoin::ReadLog { since: asked.since(), limit: limit.into() });
         }
         asking.outstanding -= 1;
@@ -319,7 +319,7 @@ impl Unidirectional {
     }
 
     /// The shard has put the connection at `place` of the channel's list, or has moved it there.
-    pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
+    pub fn set_place(&mut self, channel: ChannelIndex, place: u32) {
         Sub::set_place(&mut self.subs, channel, place);
     }
 
@@ -404,19 +404,19 @@ mod tests {
     #[test]
     fn what_was_missed_is_given_where_it_may_be() {
         let mut given = asked(Some(at(3)), true);
-        assert!(!given.joined(at(5), Missed::Given(publications([4, 5])), true));
+        assert!(!given.handle_joined(at(5), Missed::Given(publications([4, 5])), true));
         assert_eq!((given.start(), given.publications.len(), given.lost), (Some(at(3)), 2, false));
 
         let mut forbidden = asked(Some(at(3)), false);
-        assert!(!forbidden.joined(at(5), Missed::Given(publications([4, 5])), true));
+        assert!(!forbidden.handle_joined(at(5), Missed::Given(publications([4, 5])), true));
         assert_eq!((forbidden.start(), forbidden.publications.len(), forbidden.lost), (Some(at(5)), 0, true));
 
         let mut nothing = asked(Some(at(5)), false);
-        assert!(!nothing.joined(at(5), Missed::Given(Vec::new()), true));
+        assert!(!nothing.handle_joined(at(5), Missed::Given(Vec::new()), true));
         assert!(!nothing.lost);
 
         let mut new = asked(None, true);
-        assert!(!new.joined(at(5), Missed::NotAsked, true));
+        assert!(!new.handle_joined(at(5), Missed::NotAsked, true));
         assert_eq!((new.start(), new.lost), (Some(at(5)), false));
     }
 
@@ -429,7 +429,7 @@ mod tests {
         };
         assert_eq!(rewinding().subscribe(0).since, rewinding().rewind);
         let mut given = rewinding();
-        assert!(!given.joined(at(5), Missed::Given(publications([4, 5])), true));
+        assert!(!given.handle_joined(at(5), Missed::Given(publications([4, 5])), true));
         assert_eq!((given.start(), given.opens_at(), given.lost), (Some(at(3)), Some(at(3)), false));
         assert_eq!(given.publications.len(), 2);
         // What was published between the join and the answer is no loss to a client that had nothing.
@@ -437,7 +437,7 @@ mod tests {
         assert_eq!((given.start(), given.publications.len(), given.lost), (Some(at(9)), 0, false));
         for nothing in [Missed::Given(Vec::new()), Missed::Lost] {
             let mut given = rewinding();
-            assert!(!given.joined(at(5), nothing, true));
+            assert!(!given.handle_joined(at(5), nothing, true));
             assert_eq!((given.start(), given.lost), (Some(at(5)), false));
         }
         // A position goes before.
@@ -448,10 +448,10 @@ mod tests {
     #[test]
     fn who_gets_nothing_of_what_it_missed_stands_behind_it() {
         let mut stream = asked(Some(at(3)), true);
-        assert!(!stream.joined(at(5), Missed::Given(Vec::new()), true));
+        assert!(!stream.handle_joined(at(5), Missed::Given(Vec::new()), true));
         assert_eq!((stream.start(), stream.lost), (Some(at(5)), false));
         let mut poll = asked(Some(at(3)), true);
-        assert!(poll.joined(at(9), Missed::Lost, true));
+        assert!(poll.handle_joined(at(9), Missed::Lost, true));
         poll.read_on(&publications(4..=7), Vec::new());
         assert_eq!((poll.start(), poll.first, poll.lost), (Some(at(7)), Some(Offset(4)), false));
         poll.read_on(&publications(4..=7), publications([5]));
@@ -461,21 +461,21 @@ mod tests {
     #[test]
     fn a_poll_reads_on_in_the_log_where_a_stream_is_told_that_it_lost() {
         let mut stream = asked(Some(at(1)), true);
-        assert!(!stream.joined(at(900), Missed::Lost, false) && stream.lost);
+        assert!(!stream.handle_joined(at(900), Missed::Lost, false) && stream.lost);
 
         let mut poll = asked(Some(at(1)), true);
-        assert!(poll.joined(at(900), Missed::Lost, true) && !poll.lost);
+        assert!(poll.handle_joined(at(900), Missed::Lost, true) && !poll.lost);
         poll.read_on(&publications(2..=301), publications(2..=301));
         assert_eq!((poll.publications.len(), poll.lost), (300, false));
 
         for gap in [publications(3..5), Vec::new()] {
             let mut poll = asked(Some(at(1)), true);
-            poll.joined(at(900), Missed::Lost, true);
+            poll.handle_joined(at(900), Missed::Lost, true);
             poll.read_on(&gap, gap.clone());
             assert!(poll.lost && poll.publications.is_empty());
         }
         let mut foreign = asked(Some(Position { offset: Offset(1), epoch: Epoch(2) }), true);
-        assert!(!foreign.joined(at(900), Missed::Lost, true) && foreign.lost);
+        assert!(!foreign.handle_joined(at(900), Missed::Lost, true) && foreign.lost);
     }
 
     #[test]
@@ -508,7 +508,7 @@ mod tests {
         assert_eq!(verdict(&mut uni, 3, 6), JoinVerdict::Ignore);
         assert_eq!(verdict(&mut uni, 4, 7), JoinVerdict::Ignore);
         assert_eq!(verdict(&mut uni, 3, 7), JoinVerdict::Subscribe { join_leaves: false });
-        uni.placed(3, 0);
+        uni.set_place(3, 0);
         assert_eq!(verdict(&mut uni, 3, 7), JoinVerdict::Ignore);
         assert_eq!(uni.remove(3).and_then(Sub::place), Some(0));
     }

@@ -43,7 +43,7 @@ pub(super) struct AwaitedCall {
     pub about: About,
     /// What was asked, to ask it once more of another process.
     pub hook_request: HookRequest,
-    /// As given to [`Session::asked`](crate::session::Session::asked).
+    /// As given to [`Session::set_waiting`](crate::session::Session::set_waiting).
     pub number: u32,
     /// When the shard stops waiting, whatever the control plane does.
     pub until: Time,

@@ -169,7 +169,7 @@ impl Core {
                 {
                     identity.expire_at_s = expire_at_s;
                 }
-                self.with_session(slot, |session, cx| session.refreshed(expire_at_s, info, cx));
+                self.with_session(slot, |session, cx| session.handle_refreshed(expire_at_s, info, cx));
                 self.set_peer_timer(slot);
             }
         }

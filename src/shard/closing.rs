@@ -201,7 +201,7 @@ impl Core {
         self.delivery.followed.unsubscribe(channel, place, &mut moved);
         for moved in moved.drain(..) {
             if let Some(connection) = self.links.connections.get_mut(moved.slot) {
-                connection.peer.placed(channel, moved.to);
+                connection.peer.set_place(channel, moved.to);
             }
         }
         self.delivery.moved = moved;

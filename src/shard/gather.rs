@@ -55,7 +55,7 @@ impl Tally {
     }
 
     /// A connection of the user with this number has been told.
-    pub fn told(&self, user: u32) {
+    pub fn count(&self, user: u32) {
         // Relaxed: the drop of the last handle comes after, by that handle's own count.
         self.connections.fetch_add(1, Ordering::Relaxed);
         self.reached[user as usize].store(true, Ordering::Relaxed);
@@ -144,7 +144,7 @@ mod tests {
     fn a_tally_counts_connections_and_says_which_users_were_reached() {
         let (to, answered) = reply();
         let tally = Tally::new(3, to);
-        [0, 2, 2].into_iter().for_each(|user| tally.told(user));
+        [0, 2, 2].into_iter().for_each(|user| tally.count(user));
         drop(tally);
         let pushed = Pushed { connections: 3, reached: vec![true, false, true] };
         assert_eq!(answered.try_recv(), Ok(Ok(pushed)));

@@ -66,7 +66,7 @@ impl Core {
         let Some(session) = self.links.connections.session(slot) else {
             return;
         };
-        session.asked(number, waiting, until);
+        session.set_waiting(number, waiting, until);
         self.set_hook_call_timer(slot);
     }
 

@@ -307,10 +307,10 @@ impl Peer {
     }
 
     /// The channel's list has the peer at another place.
-    pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
+    pub fn set_place(&mut self, channel: ChannelIndex, place: u32) {
         match &mut self.kind {
-            Kind::Client(session) => session.placed(channel, place),
-            Kind::Unidirectional(uni) => uni.placed(channel, place),
+            Kind::Client(session) => session.set_place(channel, place),
+            Kind::Unidirectional(uni) => uni.set_place(channel, place),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
         }
     }

@@ -180,7 +180,7 @@ impl Core {
         debug_assert!(connection.peer.sub(index).is_some_and(|sub| sub.place().is_none()));
         let filters = connection.peer.filters(index);
         let (place, cursor) = self.delivery.followed.subscribe(index, slot, class, filters, top);
-        connection.peer.placed(index, place);
+        connection.peer.set_place(index, place);
         if class.own_frames && connection.peer.uni().is_some_and(Unidirectional::is_ready) {
             // Its other channels were alone until now.
             for sub in connection.peer.subs() {

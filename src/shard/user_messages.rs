@@ -99,7 +99,7 @@ impl Core {
             for (conn, user) in targets {
                 if self.push_to_one(conn, &message) {
                     self.env.stats.counters.user_messages_total += 1;
-                    tally.told(user);
+                    tally.count(user);
                 }
             }
         }

@@ -394,7 +394,7 @@ impl Core {
             };
             let filters = connection.peer.filters(index);
             let (place, _) = followed.subscribe(index, slot, class, filters, top.offset);
-            connection.peer.placed(index, place);
+            connection.peer.set_place(index, place);
             places.push((index, place));
         }
         for cursor in &record.cursors {
