@@ -13,7 +13,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
 use trunkline::base::bytes::{Bytes, BytesMut};
 use trunkline::layer::tls::certificates::Served;
-use trunkline::layer::tls::{ClientCertificates, HANDSHAKE_BYTES_MAX, SpokenVersion, TlsMaker, TlsOptions};
+use trunkline::layer::tls::{ClientCertificates, HANDSHAKE_BYTES_MAX, TlsMaker, TlsOptions, TlsVersion};
 use trunkline::layer::{Fault, Layer, LayerMaker as _, LayerStep, OpenedBytes};
 
 /// A record of the longest kind, and room that has just doubled.
@@ -25,7 +25,7 @@ static SERVER: LazyLock<TlsMaker> = LazyLock::new(|| {
     let Ok(served) = Served::new("certificate", certificate, key) else { panic!("the certificate is good") };
     TlsMaker::new(TlsOptions {
         certificates: vec![served],
-        min_version: SpokenVersion::Tls12,
+        min_version: TlsVersion::Tls12,
         client_certificates: ClientCertificates::None,
         client_authorities: Vec::new(),
     })
@@ -224,7 +224,7 @@ fn answer(server: &mut dyn Layer, client: &mut ClientConnection, plain: &[Bytes]
     }
 }
 
-/// Who the server is does not hook_request here.
+/// Who the server is does not matter here.
 #[derive(Debug)]
 struct Anybody;
 

@@ -120,7 +120,7 @@ impl Disconnect {
     /// take the connection from each other for ever.
     pub const REPLACED: Disconnect = Disconnect::known(3510, "replaced by a newer connection");
 
-    /// A channel that the client relies on could not be joined.
+    /// A channel that the client relies on could not be joined, or an event stream met an error that is temporary.
     pub const SERVER_ERROR: Disconnect = Disconnect::known(3004, "internal server error");
     /// The client reads JSON, and the channel's publications are bytes.
     pub const INAPPROPRIATE_PROTOCOL: Disconnect = Disconnect::known(3506, "inappropriate protocol");

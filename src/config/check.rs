@@ -10,7 +10,7 @@ use crate::config::file::Origins;
 use crate::config::inboxes::check_inboxes;
 use crate::config::places::Listener;
 use crate::config::secrets::{SECRET_BYTES_MIN, weak};
-use crate::config::sections::{Config, SHARDS_MAX, Token};
+use crate::config::sections::{Config, SHARDS_MAX, TokenSettings};
 use crate::config::value::Size;
 use crate::session::origins::OriginPattern;
 use crate::session::permissions::{Deed, Grantee, Permission};
@@ -182,7 +182,7 @@ pub(super) fn check_subscription_tokens(config: &Config, require: &mut Require<'
     let token = &config.client.subscription_token;
     check_token(token, "client.subscription_token", require);
     require(
-        *token == Token::default() || token.has_keys(),
+        *token == TokenSettings::default() || token.has_keys(),
         "client.subscription_token",
         "needs a key (hmac_secret, rsa_public_key, ecdsa_public_key, eddsa_public_key or jwks_url)",
     );
@@ -208,7 +208,7 @@ pub(super) fn check_admission(config: &Config, require: &mut Require<'_>) {
 }
 
 /// Keys are read here, so that one that is none ends the start with its name.
-fn check_token(token: &Token, path: &str, require: &mut Require<'_>) {
+fn check_token(token: &TokenSettings, path: &str, require: &mut Require<'_>) {
     type Read = fn(&str) -> Result<TokenKey, KeyFault>;
     let keys: [(&str, &Option<String>, Read); 3] = [
         ("rsa_public_key", &token.rsa_public_key, TokenKey::rsa),

@@ -1,11 +1,11 @@
 //! Secrets with the date until which they are taken, as `client.token.hmac_secrets` writes them.
 
-use crate::config::sections::Token;
+use crate::config::sections::TokenSettings;
 
 /// Most further secrets: every token that none has signed is tried with all.
 pub const FURTHER_SECRETS_MAX: usize = 16;
 
-impl Token {
+impl TokenSettings {
     /// The secrets of `hmac_secrets`, and until when each is taken, in seconds since 1970.
     pub fn further_secrets(&self) -> impl Iterator<Item = Result<(Vec<u8>, Option<u64>), &'static str>> {
         self.hmac_secrets.iter().map(|text| read(text.reveal()))

@@ -8,7 +8,7 @@ use crate::base::event::{EventKind, EventKinds};
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::fault::Require;
 use crate::config::hooks::static_header;
-use crate::config::sections::{Config, Events};
+use crate::config::sections::{Config, EventSettings};
 use crate::config::value::Size;
 
 /// Longest a batch may take, and a channel may be empty untold: the log fills meanwhile.
@@ -18,7 +18,7 @@ const BATCH_MAX: usize = 10_000;
 /// Below it a single event might not fit.
 const LOG_BYTES_MIN: Size = Size::kib(4);
 
-impl Events {
+impl EventSettings {
     pub fn kinds(&self) -> EventKinds {
         self.types.iter().filter_map(|name| EventKind::from_name(name)).collect()
     }
@@ -76,11 +76,11 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    fn problems(change: impl FnOnce(&mut Events)) -> Vec<String> {
-        let mut events = Events {
+    fn problems(change: impl FnOnce(&mut EventSettings)) -> Vec<String> {
+        let mut events = EventSettings {
             types: vec!["connected".into(), "message".into()],
             endpoint: Some("https://b.example.com/e?x=1".into()),
-            ..Events::default()
+            ..EventSettings::default()
         };
         change(&mut events);
         let mut problems = Vec::new();
@@ -95,8 +95,8 @@ mod tests {
     #[test]
     fn what_cannot_be_told_is_refused_by_name() {
         assert_eq!(problems(|_| {}), [""; 0]);
-        assert_eq!(problems(|events| *events = Events::default()), [""; 0], "off");
-        type Change = fn(&mut Events);
+        assert_eq!(problems(|events| *events = EventSettings::default()), [""; 0], "off");
+        type Change = fn(&mut EventSettings);
         let wrong: [(Change, &str); 11] = [
             (|e| e.types = vec!["connect".into()], "\"connect\" is none of connected, disconnected"),
             (|e| e.types = Vec::new(), "events.types: is empty"),
@@ -119,10 +119,10 @@ mod tests {
 
     #[test]
     fn settings_say_what_is_told_and_what_every_batch_carries() {
-        let events = Events {
+        let events = EventSettings {
             types: vec!["message".into(), "vacated".into()],
             static_headers: vec![Secret::new("Authorization:  Bearer a:b ")],
-            ..Events::default()
+            ..EventSettings::default()
         };
         let kinds: Vec<_> =
             EventKind::ALL.into_iter().filter(|&kind| events.kinds().contains(kind)).collect();

@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::fault::Require;
-use crate::config::sections::{Client, Config, HookOptions};
+use crate::config::sections::{ClientSettings, Config, HookOptions};
 
 /// Codes that a backend may refuse with: the others are the protocol's own.
 pub const ERROR_CODES: RangeInclusive<u16> = 400..=1999;
@@ -148,7 +148,7 @@ pub(super) fn check_hooks(config: &Config, require: &mut Require<'_>) {
 pub type HookToCall = (Box<str>, Option<Box<str>>);
 
 /// `rpc_hooks` as they are looked through: the longest beginning of a method first.
-pub fn rpc_by_prefix(client: &Client) -> Box<[HookToCall]> {
+pub fn rpc_by_prefix(client: &ClientSettings) -> Box<[HookToCall]> {
     let pair = |text: &String| {
         let (prefix, hook) = text.split_once('=')?;
         Some((Box::from(prefix), (!hook.is_empty()).then(|| Box::from(hook))))

@@ -59,8 +59,9 @@ pub use load::Loaded;
 pub use memory::MemoryPlan;
 pub use observe::Objective;
 pub use sections::{
-    Admission, Api, Client, Config, Events, Hook, HookOptions, Limits, ListenerEntry, ListenerOptions, Log,
-    Namespace, SandboxMode, Token, TunnelEntry, TunnelOptions,
+    AdmissionSettings, ApiSettings, ClientSettings, Config, EventSettings, Hook, HookOptions, LimitSettings,
+    ListenerEntry, ListenerSettings, LogSettings, Namespace, SandboxMode, TokenSettings, TunnelEntry,
+    TunnelSettings,
 };
 pub use shutdown::Shutdown;
 pub use store::StoreSettings;

@@ -7,7 +7,7 @@ use crate::base::limits::LISTENERS_MAX;
 use crate::base::trusted::TrustedNetworks;
 use crate::config::fault::Require;
 use crate::config::listeners::Listeners;
-use crate::config::sections::{Admission, Config, ListenerOptions};
+use crate::config::sections::{AdmissionSettings, Config, ListenerSettings};
 
 /// What one listener is, however it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ impl Listener {
     }
 }
 
-impl Admission {
+impl AdmissionSettings {
     /// It matters where clients come from.
     pub fn limits_networks(&self) -> bool {
         self.network_connections_max > 0
@@ -82,7 +82,7 @@ impl Config {
         let listen_tls =
             listen_tls.map(|address| Listener { tls: true, ..short("listen_tls", address, serves) });
         let tables = self.listener.iter().enumerate().filter_map(|(at, entry)| {
-            let ListenerOptions { address, mode, ipv6_only, serves, tls, proxy_protocol } = &entry.options;
+            let ListenerSettings { address, mode, ipv6_only, serves, tls, proxy_protocol } = &entry.options;
             Some(Listener {
                 key: format!("listener[{at}].address"),
                 address: address.clone()?,
@@ -148,7 +148,7 @@ pub(super) fn check_listeners(config: &Config, require: &mut Require<'_>) {
     for (at, entry) in config.listener.iter().enumerate() {
         let mut require =
             |holds, key: &str, problem: &str| require(holds, &format!("listener[{at}].{key}"), problem);
-        let ListenerOptions { address, mode, ipv6_only, serves: _, tls, proxy_protocol } = &entry.options;
+        let ListenerSettings { address, mode, ipv6_only, serves: _, tls, proxy_protocol } = &entry.options;
         let Some(address) = address else {
             require(false, "address", "must be set: an address and port, or a unix socket");
             continue;

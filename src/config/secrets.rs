@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use crate::config::fault::{Fault, SettingOrigin};
 use crate::config::file::Origins;
-use crate::config::sections::{Config, Token};
+use crate::config::sections::{Config, TokenSettings};
 use crate::config::value::Secret;
 
 /// Shortest key or secret of a node that strangers reach, in bytes: 128 bits where each is random. What is shorter can
@@ -61,7 +61,7 @@ fn read(path: &str) -> Result<String, String> {
     }
 }
 
-fn weak_further(token: &Token) -> bool {
+fn weak_further(token: &TokenSettings) -> bool {
     token.further_secrets().flatten().any(|(secret, _)| secret.len() < SECRET_BYTES_MIN)
 }
 

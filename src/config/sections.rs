@@ -59,21 +59,21 @@ settings! {
         /// conformance suites.
         pub echo: bool = false, flag "echo" "";
     } with {
-        pub log: Log,
+        pub log: LogSettings,
         pub tls: TlsSettings,
-        pub api: Api,
-        pub client: Client,
+        pub api: ApiSettings,
+        pub client: ClientSettings,
         pub channel: NamespaceOptions,
         pub namespace: Vec<Namespace>,
         pub hook: Vec<Hook>,
         pub tunnel: Vec<TunnelEntry>,
         pub listener: Vec<ListenerEntry>,
         pub objective: Vec<Objective>,
-        pub events: Events,
-        pub limits: Limits,
+        pub events: EventSettings,
+        pub limits: LimitSettings,
         pub observe: Observe,
         pub store: StoreSettings,
-        pub admission: Admission,
+        pub admission: AdmissionSettings,
         pub shutdown: Shutdown,
         pub engine: EngineSettings,
         pub sandbox: SandboxSettings,
@@ -94,7 +94,7 @@ pub enum SandboxMode {
 
 settings! {
     /// What is logged, and how. Logs go to stderr.
-    pub struct Log {
+    pub struct LogSettings {
         /// "text" for people, "json" for machines.
         pub format: LogFormat = LogFormat::Text, flag "log" "FORMAT";
         /// The least severe level that is logged.
@@ -104,7 +104,7 @@ settings! {
 
 settings! {
     /// The server API: what the backend calls to publish.
-    pub struct Api {
+    pub struct ApiSettings {
         /// The key a backend sends as `X-API-Key`. Unset: every call is refused. Where strangers reach the node, at least
         /// 16 bytes. A flag can be read by every user of the machine: use the environment or `key_file` there.
         pub key: Option<Secret> = None, flag "api-key" "KEY", example "\"a long random text\"";
@@ -131,7 +131,7 @@ settings! {
 
 settings! {
     /// What a client connection may do and cost.
-    pub struct Client {
+    pub struct ClientSettings {
         /// Let clients in that show no token; their user is empty. All clients without a user count as clients then, unless
         /// a namespace's `allow_..._for_anonymous` differ. Without it they may do nothing but what is granted to them.
         pub allow_anonymous: bool = false;
@@ -236,14 +236,14 @@ settings! {
         pub rpc_hooks: Vec<String> = Vec::new(), example "[\"chat:=backend\"]";
     } with {
         pub paths: Paths,
-        pub token: Token,
-        pub subscription_token: Token,
+        pub token: TokenSettings,
+        pub subscription_token: TokenSettings,
     }
 }
 
 settings! {
     /// Tokens (JWT): keys, and what a token must say.
-    pub struct Token {
+    pub struct TokenSettings {
         /// The secret tokens are signed with (HS256, HS384, HS512). Unset: none of these is accepted. Where strangers reach
         /// the node, at least 16 bytes: somebody who guesses it can be any user.
         pub hmac_secret: Option<Secret> = None, example "\"a long random text\"";
@@ -344,7 +344,7 @@ pub type Hook = Named<HookOptions>;
 
 settings! {
     /// Where the messages of any WebSocket client go that connects to `/tunnel/` and the tunnel's name.
-    pub struct TunnelOptions {
+    pub struct TunnelSettings {
         /// Where they are POSTed to: an http or https URL.
         pub endpoint: String = String::new();
         /// How long the backend may take for one of them, waiting for its turn and trying again included. A client that
@@ -372,11 +372,11 @@ settings! {
 }
 
 /// A way from any WebSocket client to the backend, by the name in its path.
-pub type TunnelEntry = Named<TunnelOptions>;
+pub type TunnelEntry = Named<TunnelSettings>;
 
 settings! {
     /// One place where connections come in.
-    pub struct ListenerOptions {
+    pub struct ListenerSettings {
         /// Where it is: an address and port, `[::]:8000` for both IPv6 and IPv4, or a unix socket.
         pub address: Option<ListenAddress> = None, example "\"[::]:8000\"";
         /// Who may connect to a unix socket, instead of `unix_socket_mode`.
@@ -395,11 +395,11 @@ settings! {
 }
 
 /// A listener; its name is for people.
-pub type ListenerEntry = Named<ListenerOptions>;
+pub type ListenerEntry = Named<ListenerSettings>;
 
 settings! {
     /// Events for the backend.
-    pub struct Events {
+    pub struct EventSettings {
         /// Kinds of events: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
         /// with subscribers, and without any more), "user_online", "user_offline" (with a connection, and without any more),
         /// "acked", "unacked" (of members with cursors: what devices have received and read, and who lacks something after `ack_timeout`),
@@ -433,7 +433,7 @@ settings! {
 
 settings! {
     /// Bounds of the whole node.
-    pub struct Limits {
+    pub struct LimitSettings {
         /// What all histories of this node may weigh, in bytes. Above it the oldest publications go first.
         pub history_bytes_max: Size = Size::mib(512);
         /// What clients may make this node keep for them in sum, in bytes: what they do not read (in the kernel's buffers as
@@ -475,7 +475,7 @@ settings! {
 settings! {
     /// Who of those that come is let in. Nothing is limited by default: behind a proxy that this node does not trust, all
     /// clients come from one address. Clients that are connected, the API and /health are not held to this.
-    pub struct Admission {
+    pub struct AdmissionSettings {
         /// Connections that one network of clients may have at a time, of whatever kind. More are answered 429. 0: any
         /// number, since behind a proxy that this node does not trust all clients come from one address. Clients that are
         /// connected, the API and /health are not held to any of these limits.

@@ -7,9 +7,9 @@ use crate::config::fault::Require;
 use crate::config::table::{Named, settings};
 use crate::config::value::word_settings;
 use crate::layer::tls::certificates::{CertificateFault, Served, is_open_to_others};
-use crate::layer::tls::{ClientCertificates, EXPIRY_WARNING, SpokenVersion, TlsOptions};
+use crate::layer::tls::{ClientCertificates, EXPIRY_WARNING, TlsOptions, TlsVersion};
 
-word_settings!(SpokenVersion, "\"1.2\" or \"1.3\"", "1.2" => SpokenVersion::Tls12, "1.3" => SpokenVersion::Tls13);
+word_settings!(TlsVersion, "\"1.2\" or \"1.3\"", "1.2" => TlsVersion::Tls12, "1.3" => TlsVersion::Tls13);
 word_settings!(ClientCertificates, "\"none\", \"request\" or \"require\"",
     "none" => ClientCertificates::None, "request" => ClientCertificates::Request,
     "require" => ClientCertificates::Require);
@@ -23,7 +23,7 @@ settings! {
         /// A file of its private key (PEM): RSA, ECDSA with P-256 or P-384, or Ed25519.
         pub key: Option<String> = None, flag "tls-key" "FILE", example "\"/etc/trunkline/privkey.pem\"";
         /// The oldest version that is spoken: "1.2" or "1.3".
-        pub min_version: SpokenVersion = SpokenVersion::Tls12;
+        pub min_version: TlsVersion = TlsVersion::Tls12;
         /// Whether clients have to show a certificate: "none" does not ask for one, "request" lets in who has none, "require"
         /// does not. One that is not of `client_ca_file`, or has expired, is always refused.
         pub client_certificates: ClientCertificates = ClientCertificates::None;
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(tls, expected.map(|(address, tls)| (address.to_string(), tls)));
         let options = config.tls.read(0).unwrap().options;
         assert_eq!(options.certificates.len(), 2);
-        assert_eq!(options.min_version, SpokenVersion::Tls13);
+        assert_eq!(options.min_version, TlsVersion::Tls13);
 
         std::fs::set_permissions(&a_key, std::fs::Permissions::from_mode(0o644)).unwrap();
         let (_, warnings) = loaded(&text.replacen("listen_tls", "listen", 1)).unwrap();

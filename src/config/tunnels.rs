@@ -8,7 +8,7 @@ use http::HeaderName;
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::fault::Require;
 use crate::config::hooks::static_header;
-use crate::config::sections::{Config, TunnelOptions};
+use crate::config::sections::{Config, TunnelSettings};
 use crate::config::value::Size;
 
 /// Longest that one message may take. No backend that takes longer can be spoken with.
@@ -33,7 +33,7 @@ pub(super) fn check_tunnels(config: &Config, require: &mut Require<'_>) {
             "must be 1 to 64 letters, digits, \"-\", \"_\" and \".\": it stands in a path",
         );
         require(names.insert(&tunnel.name), &name, "is the name of an earlier tunnel too");
-        let TunnelOptions {
+        let TunnelSettings {
             endpoint,
             timeout,
             http2: _,

@@ -413,7 +413,7 @@ async fn the_key_is_needed_and_http_faults_have_their_status() {
     assert_eq!(status(&app, post_to("/api/publish", vec![b' '; 64 * 1024 + 1])).await, 413);
     assert_eq!(status(&app, post_to("/api/publish", vec![0xff; 100])).await, 400);
     let deep = format!("{{\"channel\":\"c\",\"data\":{}1{}}}", "[".repeat(20_000), "]".repeat(20_000));
-    assert_eq!(status(&app, post_to("/api/publish", deep)).await, 200, "depth is the reader's hook_request");
+    assert_eq!(status(&app, post_to("/api/publish", deep)).await, 200, "depth is the reader's matter");
     let get = Request::get("/api/info").header("x-api-key", "key").body(Body::empty()).unwrap();
     let (code, headers, _) = send(&app, get).await;
     assert_eq!(

@@ -175,6 +175,7 @@ impl Collector for Sums {
         ];
         for (name, help, value) in self.0.iter().flat_map(|shard| &shard.sums) {
             match gauges.iter_mut().find(|(known, ..)| known == name) {
+                // Of another shard.
                 Some((.., sum)) => *sum += value,
                 None => gauges.push((name, help, *value)),
             }

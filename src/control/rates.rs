@@ -11,16 +11,16 @@ use crate::shard::control_request::ShardStats;
 /// How long a snapshot serves, as in the field: what callers compare is a minute's.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-type Counters = BTreeMap<&'static str, u64>;
+type RateCounters = BTreeMap<&'static str, u64>;
 
 /// The snapshot that counters are compared with.
 #[derive(Debug)]
-pub struct ShardRates(Mutex<(Instant, Counters)>);
+pub struct ShardRates(Mutex<(Instant, RateCounters)>);
 
 impl Default for ShardRates {
     /// From the start of the process on, when all are zero.
     fn default() -> ShardRates {
-        ShardRates(Mutex::new((Instant::now(), Counters::new())))
+        ShardRates(Mutex::new((Instant::now(), RateCounters::new())))
     }
 }
 
@@ -30,7 +30,7 @@ impl ShardRates {
     }
 
     fn read_at(&self, shards: &[ShardStats], now: Instant) -> MetricsBody {
-        let mut counters = Counters::new();
+        let mut counters = RateCounters::new();
         for (name, _, value) in shards.iter().flat_map(|shard| &shard.counters) {
             *counters.entry(name).or_default() += value;
         }

@@ -322,7 +322,7 @@ impl FollowedChannels {
     pub fn handle_item(&mut self, name: &str, item: Item, now: Time) -> bool {
         let Some(index) = self.take_in(name, item, now) else { return false };
         self.let_go(index, now);
-        self.trim_for_laggards(index);
+        self.trim_behind_item(index);
         true
     }
 
@@ -356,7 +356,7 @@ impl FollowedChannels {
         if self.held_bytes > self.held_bytes_max {
             self.let_go(index, now);
         }
-        self.trim_for_laggards(index);
+        self.trim_behind_item(index);
         true
     }
 
@@ -509,9 +509,11 @@ impl FollowedChannels {
         self.give_way_back(channel);
     }
 
-    /// The same behind an item that has come: without laggards nothing is kept that it could push out.
-    fn trim_for_laggards(&mut self, channel: ChannelIndex) {
-        if self.channels[channel as usize].cursors > 0 {
+    /// The same behind an item that has come. Without laggards nothing is kept that it could push out; only what waits to replace
+    /// others is not in the stream, which gives its room back.
+    fn trim_behind_item(&mut self, channel: ChannelIndex) {
+        let entry = &self.channels[channel as usize];
+        if entry.cursors > 0 || entry.options.conflates() {
             self.trim(channel);
         }
     }

@@ -109,7 +109,7 @@ pub fn say(wanted: u32, room: Room, descriptors: Descriptors, shards: u16) {
 ///
 /// # Errors
 /// The operating system gives no randomness.
-pub fn admission(config: &config::Admission) -> io::Result<Option<Admission>> {
+pub fn admission(config: &config::AdmissionSettings) -> io::Result<Option<Admission>> {
     let rate = |per_second: u32, burst: u32| Rate::new(per_second.into(), burst.into());
     let prefix = |bits: u16| u8::try_from(bits).unwrap_or(u8::MAX);
     let limits = AdmissionLimits {

@@ -104,7 +104,7 @@ pub fn open(
     let (queues, wakes) = queues_of(router);
     let syncs = syncs();
     let lock = directory.lock()?;
-    let disk = TimedStep { directory, syncs: syncs.clone() };
+    let disk = TimedDisk { directory, syncs: syncs.clone() };
     let id = StoreId(u128::from(secret::word()?) << 64 | u128::from(secret::word()?));
     let run = run_of(&options.namespaces, at.wall_ms);
     let settings = writer_options(config);
@@ -248,7 +248,7 @@ pub(super) fn run_of(namespaces: &Namespaces, time_ms: u64) -> StoredRun {
 }
 
 /// The life of the writer's thread, behind a first turn.
-pub(super) fn write_from(first: WriterTurn, mut writer: Writer<TimedStep>, queues: &Queues, pauses: &Pauses) {
+pub(super) fn write_from(first: WriterTurn, mut writer: Writer<TimedDisk>, queues: &Queues, pauses: &Pauses) {
     let mut said = StoreSaid::default();
     said.say(first, queues);
     loop {
@@ -321,12 +321,12 @@ fn say_restored(path: &str, read: &StoreRead, restored: &Restored, took: Duratio
 }
 
 /// The directory, and how long its syncs take.
-pub(super) struct TimedStep {
+pub(super) struct TimedDisk {
     pub directory: StoreDirectory,
     pub syncs: Histogram,
 }
 
-impl Disk for TimedStep {
+impl Disk for TimedDisk {
     fn list(&mut self) -> io::Result<Vec<u64>> {
         self.directory.list()
     }

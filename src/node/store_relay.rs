@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::driver;
 use crate::node::file_limit;
 use crate::node::store::{
-    Channels, Keepers, Store, TimedStep, collector, ends_of, owners, queues_of, run_of, syncs, write_from,
+    Channels, Keepers, Store, TimedDisk, collector, ends_of, owners, queues_of, run_of, syncs, write_from,
     writer_options,
 };
 use crate::node::store_pause::{Pause, Paused, Relay, WRITER_MAX};
@@ -132,7 +132,7 @@ impl Coming {
         let directory = StoreDirectory::inherit(&self.path, lock, driver::allocate)
             .map_err(|fault| failed(fault.to_string()))?;
         let lock = directory.lock().map_err(|error| failed(error.to_string()))?;
-        let disk = TimedStep { directory, syncs: self.syncs.clone() };
+        let disk = TimedDisk { directory, syncs: self.syncs.clone() };
         let mut writer = Writer::behind(disk, state, self.options, Arc::clone(&self.queues), driver::now())
             .map_err(|fault| failed(fault.to_string()))?;
         let (relay, pauses) = Relay::new(lock, self.run.clone());

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::bytes::Bytes;
 use crate::config::cli::{TokenJob, TokenTask};
-use crate::config::{Client, Token};
+use crate::config::{ClientSettings, TokenSettings};
 use crate::control::jwks::{self, Issuer};
 use crate::session::token::keys::{KeyFault, TokenKey};
 use crate::session::token::published::PublishedKeys;
@@ -33,7 +33,7 @@ impl Tokens {
     ///
     /// # Errors
     /// A key that is none. The check of the configuration has refused it with its name already.
-    pub fn new(client: &Client, known: &[Issuer]) -> Result<Tokens, KeyFault> {
+    pub fn new(client: &ClientSettings, known: &[Issuer]) -> Result<Tokens, KeyFault> {
         let mut issuers = Issuers { known, used: Vec::new() };
         let own = client.subscription_token.has_keys();
         if !client.token.has_keys() && !own {
@@ -66,7 +66,10 @@ struct Issuers<'k> {
 }
 
 /// What tokens of keys that were changed are held against, and until when: seconds since 1970.
-fn previous(token: &Token, issuers: &mut Issuers<'_>) -> Result<Option<(TokenOptions, u64)>, KeyFault> {
+fn previous(
+    token: &TokenSettings,
+    issuers: &mut Issuers<'_>,
+) -> Result<Option<(TokenOptions, u64)>, KeyFault> {
     let Some(until) = token.previous_until else { return Ok(None) };
     // All but the keys holds for these tokens too.
     let mut options = TokenOptions {
@@ -92,7 +95,7 @@ fn previous(token: &Token, issuers: &mut Issuers<'_>) -> Result<Option<(TokenOpt
     Ok(Some((options, until.unix_s())))
 }
 
-fn options(token: &Token, issuers: &mut Issuers<'_>) -> Result<TokenOptions, KeyFault> {
+fn options(token: &TokenSettings, issuers: &mut Issuers<'_>) -> Result<TokenOptions, KeyFault> {
     let key = |pem: &Option<String>, read: fn(&str) -> Result<TokenKey, KeyFault>| {
         pem.as_deref().map(read).transpose()
     };
@@ -147,7 +150,7 @@ pub fn run(task: &TokenTask) -> ExitCode {
     }
 }
 
-fn make(client: &Client, job: &TokenJob) -> Result<String, String> {
+fn make(client: &ClientSettings, job: &TokenJob) -> Result<String, String> {
     let subscription = matches!(job, TokenJob::Subscription { .. }) && client.subscription_token.has_keys();
     let (path, options) = match subscription {
         true => ("client.subscription_token", &client.subscription_token),
@@ -193,7 +196,7 @@ fn make(client: &Client, job: &TokenJob) -> Result<String, String> {
 }
 
 /// What the token says, as JSON for people.
-fn check(client: &Client, token: &str) -> Result<String, String> {
+fn check(client: &ClientSettings, token: &str) -> Result<String, String> {
     let tokens = Tokens::new(client, &[]).map_err(|fault| fault.to_string())?;
     let Some(verifier) = &tokens.verifier else {
         return Err("the configuration has no token key: client.token.hmac_secret and the like".into());

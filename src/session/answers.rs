@@ -1,7 +1,7 @@
 //! What a session asks the backend, and what the answers do.
 //!
 //! ```text
-//!  ask ─Effect::CallHook▶ (shard: set_waiting) ───▶ handle_answer ──▶ go on: what is due, then what was held
+//!  ask ─Effect::CallHook▶ (shard: set_waiting) ──▶ handle_answer ──▶ go on: what is due, then what was held
 //!                          │                            ▲
 //!                          └── the connection ends:     └── no answer in time: the shard says so itself
 //!                              dropped, which cancels

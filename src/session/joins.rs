@@ -33,7 +33,7 @@ pub struct JoinTerms {
     pub data: Option<Bytes>,
     /// What the subscription is filtered by: the outcome has nothing else when the session gets it.
     pub filters: Option<Arc<Filters>>,
-    /// How often it is given something, for the shard.
+    /// How often it is given something, where that is slower than its channel: for the shard.
     pub deliver_every: DeliverEvery,
 }
 

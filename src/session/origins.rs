@@ -1,6 +1,6 @@
 //! Origins of web pages: which may connect, and which of them are known by name.
 //!
-//! Inputs: patterns of the configuration, `Origin` and `OriginHost` of requests. Outputs: who is welcome. An origin is a scheme,
+//! Inputs: patterns of the configuration, `Origin` and `Host` of requests. Outputs: who is welcome. An origin is a scheme,
 //! a host and a port, and a default port is the same said or unsaid (RFC 6454 section 4); browsers send hosts in ASCII and
 //! addresses in their shortest form, so patterns are brought into that form when they are read.
 

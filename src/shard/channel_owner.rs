@@ -182,13 +182,13 @@ impl ChannelOwner {
                 reply.send(self.owned.presence_page(&query.channel, &query.after, query.limit));
             }
             ControlRequest::PresenceStats(channel, reply) => reply.send(self.owned.presence_stats(&channel)),
-            ControlRequest::Cursors(ask) => self.handle_cursors_ask(ask, at),
+            ControlRequest::Cursors(ask) => self.handle_cursors_request(ask, at),
             other => return Some(other),
         }
         None
     }
 
-    fn handle_cursors_ask(&mut self, ask: CursorsRequest, at: OwnerMoment) {
+    fn handle_cursors_request(&mut self, ask: CursorsRequest, at: OwnerMoment) {
         match ask {
             CursorsRequest::Page(query, reply) => {
                 let CursorsQuery { channel, user, after, limit } = query;

@@ -70,7 +70,7 @@ impl Core {
         self.set_hook_call_timer(slot);
     }
 
-    /// Puts a hook call. Its answer comes as a shard message in any case but one: see [`crate::shard::ShardOptions::hook_call_patience`].
+    /// Makes a hook call. Its answer comes as a shard message in any case but one: see [`crate::shard::ShardOptions::hook_call_patience`].
     pub fn make_hook_call(
         &mut self,
         conn: ConnId,

@@ -389,7 +389,7 @@ impl Core {
             || self.env.control.as_ref().is_none_or(|control| control.wants_body(&request.parts))
     }
 
-    /// Has a request answered whose body does not hook_request: its key is wrong, or nothing takes a body there. Gives how
+    /// Has a request answered whose body does not matter: its key is wrong, or nothing takes a body there. Gives how
     /// much of `bytes` was the body's. A rest that is still to come is not waited for, and the connection ends.
     fn ask_without_body(&mut self, slot: u32, mut request: Request, bytes: &[u8]) -> usize {
         let mut at = 0;

@@ -73,7 +73,7 @@ impl Core {
         why: &Disconnect,
     ) {
         let by = self.links.ends.take_blame(slot, why);
-        self.show_departed(slot, user.as_ref(), tunnel, || Observation::Ended {
+        self.show_peer(slot, user.as_ref(), tunnel, || Observation::Ended {
             code: why.code,
             reason: why.reason.as_ref().into(),
             by: by.name(),

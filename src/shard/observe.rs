@@ -40,11 +40,11 @@ impl Core {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let peer = &connection.peer;
         let tunnel = peer.tunnel().map(|tunnel| tunnel.place);
-        self.show_departed(slot, peer.user(), tunnel, what);
+        self.show_peer(slot, peer.user(), tunnel, what);
     }
 
     /// The same of a peer that has left its place already.
-    pub fn show_departed(
+    pub fn show_peer(
         &self,
         slot: u32,
         user: Option<&UserName>,

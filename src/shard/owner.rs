@@ -127,6 +127,7 @@ pub enum ReadBy {
 pub struct JoinTag {
     /// The asking shard's number of the channel.
     pub index: u32,
+    /// What the asking shard's peer gets back.
     pub terms: JoinTerms,
     /// Dropped when the join is answered.
     pub done: Option<Arc<Gather>>,

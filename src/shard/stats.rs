@@ -126,7 +126,7 @@ counters! {
     recoveries_lost_total,
     /// Subscribers that fell off a log's tail.
     gaps_total,
-    /// Hook calls put to the backend.
+    /// Hook calls made to the backend.
     questions_asked_total,
     /// Hook calls that the backend answered with an error or the end of the connection.
     questions_denied_total,

@@ -16,7 +16,7 @@ use trunkline::base::ids::ListenerId;
 use trunkline::driver::sim::ClientEnd;
 use trunkline::layer::LayerMaker;
 use trunkline::layer::tls::certificates::Served;
-use trunkline::layer::tls::{ClientCertificates, SpokenVersion, TlsMaker, TlsOptions};
+use trunkline::layer::tls::{ClientCertificates, TlsMaker, TlsOptions, TlsVersion};
 
 /// The listener whose connections speak TLS, in the runs that have it.
 pub const TLS: ListenerId = ListenerId(2);
@@ -38,7 +38,7 @@ pub fn maker() -> Arc<dyn LayerMaker> {
         Served::new("simulated", certificate().as_bytes(), KEY.as_bytes()).expect("they belong together");
     let options = TlsOptions {
         certificates: vec![served],
-        min_version: SpokenVersion::Tls12,
+        min_version: TlsVersion::Tls12,
         client_certificates: ClientCertificates::None,
         client_authorities: Vec::new(),
     };

@@ -49,7 +49,14 @@ const FEATURES: [Feature; 6] = [
     },
     Feature {
         name: "upgrades of a running node",
-        words: &["handover", "Handover", "UpgradeTask", "upgrade::", "Upgrade(Asked)", "Incident::Upgrade"],
+        words: &[
+            "handover",
+            "Handover",
+            "UpgradeTask",
+            "upgrade::",
+            "Upgrade(AskedUpgrade)",
+            "Incident::Upgrade",
+        ],
         own: &[
             "src/node/upgrade/",
             "src/shard/handover/",

@@ -144,13 +144,18 @@ fn a_type_has_a_name_of_its_own() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for source in sources(&["src"]).iter().filter(|source| source.name.ends_with(".rs")) {
         for (_, line) in source.code() {
+            // What a macro defines is indented, and public.
+            let trimmed = line.trim_start();
+            let line = if trimmed.starts_with("pub struct ") { trimmed } else { line };
             let line = match line.strip_prefix("pub(") {
                 Some(rest) => rest.split_once(") ").map_or("", |(_, rest)| rest),
                 None => line.strip_prefix("pub ").unwrap_or(line),
             };
             if let Some(rest) = KINDS.iter().find_map(|kind| line.strip_prefix(kind)) {
                 let name = rest.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-                places.entry(name.to_string()).or_default().push(source.name.clone());
+                if !name.is_empty() {
+                    places.entry(name.to_string()).or_default().push(source.name.clone());
+                }
             }
         }
     }

@@ -356,7 +356,7 @@ impl EventsHandle {
 
 impl std::fmt::Debug for EventsHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").field("epoch", &self.epoch()).field("counts", &self.counts).finish()
+        f.debug_struct("EventsHandle").field("epoch", &self.epoch()).field("counts", &self.counts).finish()
     }
 }
 

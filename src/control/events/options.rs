@@ -22,7 +22,7 @@ pub struct EventOptions {
 
 impl EventOptions {
     /// `None`: nothing is told.
-    pub fn new(config: &config::Events) -> Option<EventOptions> {
+    pub fn new(config: &config::EventSettings) -> Option<EventOptions> {
         (!config.kinds().is_empty()).then(|| EventOptions {
             endpoint: config.endpoint.clone(),
             authorities: config.ca_file.clone(),

@@ -6,7 +6,7 @@
 //!
 //! # On the wire
 //! Everything is POSTed to the tunnel's endpoint with `X-Trunkline-Type` (`connect`, `message` or `close`),
-//! `X-Trunkline-TunnelEntry`, `X-Trunkline-Connection`, and `X-Trunkline-User` when the connection has one
+//! `X-Trunkline-Tunnel`, `X-Trunkline-Connection`, and `X-Trunkline-User` when the connection has one
 //! (percent-encoded: `decodeURIComponent` gives the name).
 //! - **connect**: JSON `{type, connection, tunnel, user?, authenticated, data?, query, headers{}, subprotocols[]}`.
 //!   2xx lets the client in; its body may be empty or JSON `{user?, subprotocol?, message?}`. 401 and other 4xx refuse

@@ -1,7 +1,7 @@
 //! Redis as what keeps channels: one server, a master that Sentinel names, a cluster, or several servers with a part of the
 //! channels each.
 //!
-//! Inputs: tasks and changes of a [`EngineLink`](crate::engine::link::EngineLink). Outputs: what came of them, and what others publish, to
+//! Inputs: tasks and changes of an [`EngineLink`](crate::engine::link::EngineLink). Outputs: what came of them, and what others publish, to
 //! the keeper's [`Inlet`](crate::engine::inlet::Inlet). Must not know: who is subscribed.
 //!
 //! A server has two connections: one for tasks, written in batches, one for Pub/Sub. When either is lost both are made again:

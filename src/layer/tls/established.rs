@@ -4,7 +4,7 @@ use std::mem;
 
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::layer::tls::keys::RecordKey;
-use crate::layer::tls::record::{self, HEADER, PLAIN_MAX, SpokenVersion, alert, kind};
+use crate::layer::tls::record::{self, HEADER, PLAIN_MAX, TlsVersion, alert, kind};
 use crate::layer::{Fault, OpenedBytes};
 use crate::record::LayerRecord;
 
@@ -151,20 +151,20 @@ impl Established {
                 self.deaf = true;
                 return OpenedBytes::End;
             }
-            Ok(TlsMessage::Alert(alert::WARNING, _)) if version == SpokenVersion::Tls12 => Ok(()),
+            Ok(TlsMessage::Alert(alert::WARNING, _)) if version == TlsVersion::Tls12 => Ok(()),
             Ok(TlsMessage::Alert(_, description)) => {
                 // Both directions are over: there is no answer to a fatal alert.
                 (self.deaf, self.ended) = (true, true);
                 return OpenedBytes::Fault(alert_fault(description));
             }
-            Ok(TlsMessage::KeyUpdate { asks }) if version == SpokenVersion::Tls13 => {
+            Ok(TlsMessage::KeyUpdate { asks }) if version == TlsVersion::Tls13 => {
                 self.update_due |= asks;
                 self.rx.update();
                 Ok(())
             }
             Ok(TlsMessage::KeyUpdate { .. } | TlsMessage::Handshake) => match version {
-                SpokenVersion::Tls13 => Err(Fault::Unexpected),
-                SpokenVersion::Tls12 => Err(Fault::Renegotiation),
+                TlsVersion::Tls13 => Err(Fault::Unexpected),
+                TlsVersion::Tls12 => Err(Fault::Renegotiation),
             },
             Err(fault) => Err(fault),
         };
@@ -210,7 +210,7 @@ impl Established {
         sealed.reserve(bytes + (bytes / PLAIN_MAX + 2) * self.tx.overhead());
         let mut pieces = Pieces::new(plain);
         while !pieces.is_empty() || self.update_due {
-            if self.tx.version() == SpokenVersion::Tls13 && (self.update_due || self.tx.is_worn()) {
+            if self.tx.version() == TlsVersion::Tls13 && (self.update_due || self.tx.is_worn()) {
                 let [a, b, c, d] = KEY_UPDATE;
                 self.tx.seal(&key, kind::HANDSHAKE, [&[a, b, c, d, 0][..]].into_iter(), sealed);
                 self.tx.update();

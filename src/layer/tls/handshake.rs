@@ -14,7 +14,7 @@ use crate::base::certificate::ClientCertificate;
 use crate::layer::tls::certificates::client_certificate;
 use crate::layer::tls::established::{Established, alert_fault};
 use crate::layer::tls::keys::RecordKey;
-use crate::layer::tls::record::{self, SpokenVersion, alert, plain_alert};
+use crate::layer::tls::record::{self, TlsVersion, alert, plain_alert};
 use crate::layer::tls::secrets::{self, Secrets};
 use crate::layer::{Fault, StepKind};
 
@@ -194,8 +194,8 @@ impl TlsHandshake {
     fn extract(&mut self) -> Result<AgreedTls, Fault> {
         let connection = self.connection.take().ok_or(Fault::Internal)?;
         let version = match connection.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => SpokenVersion::Tls13,
-            Some(ProtocolVersion::TLSv1_2) => SpokenVersion::Tls12,
+            Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
+            Some(ProtocolVersion::TLSv1_2) => TlsVersion::Tls12,
             _ => return Err(Fault::Internal),
         };
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);

@@ -13,7 +13,7 @@ use rustls::ConnectionTrafficSecrets;
 
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::layer::Fault;
-use crate::layer::tls::record::{HEADER, PLAIN_MAX, SpokenVersion, kind};
+use crate::layer::tls::record::{HEADER, PLAIN_MAX, TlsVersion, kind};
 use crate::record::TrafficKeyRecord;
 
 const TAG: usize = 16;
@@ -97,7 +97,7 @@ pub struct RecordKey {
     iv: [u8; 12],
     sequence: u64,
     cipher: Cipher,
-    version: SpokenVersion,
+    version: TlsVersion,
 }
 
 /// What it costs a connection: two of them.
@@ -112,7 +112,7 @@ impl RecordKey {
     /// # Errors
     /// When they do not belong together: a fault of ours or of the library.
     pub fn new(
-        version: SpokenVersion,
+        version: TlsVersion,
         (sequence, agreed): (u64, ConnectionTrafficSecrets),
         secret: Option<TrafficSecret>,
     ) -> Result<RecordKey, Fault> {
@@ -132,33 +132,33 @@ impl RecordKey {
         };
         agreed.key[..key.as_ref().len()].copy_from_slice(key.as_ref());
         match (version, secret) {
-            (SpokenVersion::Tls12, _) => Ok(agreed),
+            (TlsVersion::Tls12, _) => Ok(agreed),
             // The secret must be that of the key, or the first key update would be the end of the connection.
-            (SpokenVersion::Tls13, Some(secret)) => {
+            (TlsVersion::Tls13, Some(secret)) => {
                 let derived = RecordKey::derive(cipher, secret, sequence);
                 let same = derived.key == agreed.key && derived.iv == agreed.iv;
                 same.then_some(derived).ok_or(Fault::Internal)
             }
-            (SpokenVersion::Tls13, None) => Err(Fault::Internal),
+            (TlsVersion::Tls13, None) => Err(Fault::Internal),
         }
     }
 
     fn derive(cipher: Cipher, secret: TrafficSecret, sequence: u64) -> RecordKey {
         let mut key =
-            RecordKey { secret, key: [0; 32], iv: [0; 12], sequence, cipher, version: SpokenVersion::Tls13 };
+            RecordKey { secret, key: [0; 32], iv: [0; 12], sequence, cipher, version: TlsVersion::Tls13 };
         expand(cipher, &secret, b"key", &mut key.key[..cipher.algorithm().key_len()]);
         expand(cipher, &secret, b"iv", &mut key.iv);
         key
     }
 
-    pub fn version(&self) -> SpokenVersion {
+    pub fn version(&self) -> TlsVersion {
         self.version
     }
 
     /// For the process that goes on with the connection. A secret.
     pub fn to_record(&self) -> TrafficKeyRecord {
         TrafficKeyRecord {
-            version: if self.version == SpokenVersion::Tls12 { 2 } else { 3 },
+            version: if self.version == TlsVersion::Tls12 { 2 } else { 3 },
             cipher: 1 + CIPHERS.iter().position(|cipher| *cipher == self.cipher).unwrap_or(0) as u8,
             secret: Bytes::copy_from_slice(&self.secret.0),
             key: Bytes::copy_from_slice(&self.key),
@@ -176,8 +176,8 @@ impl RecordKey {
             sequence: record.sequence,
             cipher: *CIPHERS.get(usize::from(record.cipher.checked_sub(1)?))?,
             version: match record.version {
-                2 => SpokenVersion::Tls12,
-                3 => SpokenVersion::Tls13,
+                2 => TlsVersion::Tls12,
+                3 => TlsVersion::Tls13,
                 _ => return None,
             },
         })
@@ -185,7 +185,7 @@ impl RecordKey {
 
     /// The next key of TLS 1.3 takes its place.
     pub fn update(&mut self) {
-        debug_assert_eq!(self.version, SpokenVersion::Tls13);
+        debug_assert_eq!(self.version, TlsVersion::Tls13);
         let mut next = [0; 48];
         expand(
             self.cipher,
@@ -234,9 +234,9 @@ impl RecordKey {
         HEADER
             + TAG
             + match self.version {
-                SpokenVersion::Tls13 => 1,
-                SpokenVersion::Tls12 if self.cipher.is_gcm() => EXPLICIT,
-                SpokenVersion::Tls12 => 0,
+                TlsVersion::Tls13 => 1,
+                TlsVersion::Tls12 if self.cipher.is_gcm() => EXPLICIT,
+                TlsVersion::Tls12 => 0,
             }
     }
 
@@ -251,7 +251,7 @@ impl RecordKey {
         let start = into.len();
         into.extend_from_slice(&[0; HEADER]);
         let nonce = self.nonce();
-        if self.version == SpokenVersion::Tls12 && self.cipher.is_gcm() {
+        if self.version == TlsVersion::Tls12 && self.cipher.is_gcm() {
             into.extend_from_slice(&nonce[4..]);
         }
         let body = into.len();
@@ -259,22 +259,22 @@ impl RecordKey {
         let plain = into.len() - body;
         debug_assert!(plain <= PLAIN_MAX);
         let outer = match self.version {
-            SpokenVersion::Tls13 => {
+            TlsVersion::Tls13 => {
                 into.extend_from_slice(&[kind]);
                 kind::APPLICATION_DATA
             }
-            SpokenVersion::Tls12 => kind,
+            TlsVersion::Tls12 => kind,
         };
         let len = (into.len() - start - HEADER + TAG) as u16;
         into[start..start + HEADER].copy_from_slice(&[outer, 3, 3, (len >> 8) as u8, len as u8]);
         let nonce = Nonce::assume_unique_for_key(nonce);
         let tag = match self.version {
-            SpokenVersion::Tls13 => {
+            TlsVersion::Tls13 => {
                 let mut additional = [0; HEADER];
                 additional.copy_from_slice(&into[start..start + HEADER]);
                 ring_key.seal_in_place_separate_tag(nonce, Aad::from(additional), &mut into[body..])
             }
-            SpokenVersion::Tls12 => {
+            TlsVersion::Tls12 => {
                 let additional = self.additional_12(kind, plain);
                 ring_key.seal_in_place_separate_tag(nonce, Aad::from(additional), &mut into[body..])
             }
@@ -292,14 +292,14 @@ impl RecordKey {
         let outer = header[0];
         let mut start = HEADER;
         let opened = match self.version {
-            SpokenVersion::Tls13 => {
+            TlsVersion::Tls13 => {
                 if outer != kind::APPLICATION_DATA {
                     return Err(Fault::Unexpected);
                 }
                 let nonce = Nonce::assume_unique_for_key(self.nonce());
                 ring_key.open_in_place(nonce, Aad::from(&*header), body)
             }
-            SpokenVersion::Tls12 => {
+            TlsVersion::Tls12 => {
                 let explicit = if self.cipher.is_gcm() { EXPLICIT } else { 0 };
                 let Some(plain) = body.len().checked_sub(explicit + TAG) else {
                     return Err(Fault::BadRecord);
@@ -317,7 +317,7 @@ impl RecordKey {
         };
         let plain = opened.map_err(|_| Fault::BadRecord)?;
         self.sequence += 1;
-        if self.version == SpokenVersion::Tls12 {
+        if self.version == TlsVersion::Tls12 {
             return match plain.len() <= PLAIN_MAX {
                 true => Ok((outer, start..start + plain.len())),
                 false => Err(Fault::RecordTooLong),

@@ -29,5 +29,5 @@ pub mod tests;
 
 pub use self::connection::Tls;
 pub use self::handshake::HANDSHAKE_BYTES_MAX;
-pub use self::record::SpokenVersion;
+pub use self::record::TlsVersion;
 pub use self::settings::{ClientCertificates, EXPIRY_WARNING, TlsMaker, TlsOptions};

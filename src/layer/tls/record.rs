@@ -33,7 +33,7 @@ pub mod alert {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpokenVersion {
+pub enum TlsVersion {
     Tls12,
     Tls13,
 }
@@ -42,7 +42,7 @@ pub enum SpokenVersion {
 ///
 /// # Errors
 /// When it is none, or longer than one may be in `version`; `None`: in any.
-pub fn header(bytes: &[u8], version: Option<SpokenVersion>) -> Result<Option<(u8, usize)>, Fault> {
+pub fn header(bytes: &[u8], version: Option<TlsVersion>) -> Result<Option<(u8, usize)>, Fault> {
     // As early as it can be seen: what is no record is not waited for.
     if let Some(kind) = bytes.first()
         && !(kind::CHANGE_CIPHER_SPEC..=kind::APPLICATION_DATA).contains(kind)
@@ -55,8 +55,8 @@ pub fn header(bytes: &[u8], version: Option<SpokenVersion>) -> Result<Option<(u8
     let Some(&[kind, _, _, high, low]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
     let len = usize::from(u16::from_be_bytes([high, low]));
     let expansion = match version {
-        Some(SpokenVersion::Tls13) => EXPANSION_13,
-        Some(SpokenVersion::Tls12) | None => EXPANSION_12,
+        Some(TlsVersion::Tls13) => EXPANSION_13,
+        Some(TlsVersion::Tls12) | None => EXPANSION_12,
     };
     match len <= PLAIN_MAX + expansion {
         true => Ok(Some((kind, HEADER + len))),
@@ -68,7 +68,7 @@ pub fn header(bytes: &[u8], version: Option<SpokenVersion>) -> Result<Option<(u8
 ///
 /// # Errors
 /// As [`header`].
-pub fn whole(bytes: &[u8], version: Option<SpokenVersion>) -> Result<Option<usize>, Fault> {
+pub fn whole(bytes: &[u8], version: Option<TlsVersion>) -> Result<Option<usize>, Fault> {
     let header = header(bytes, version)?;
     Ok(header.and_then(|(_, len)| (len <= bytes.len()).then_some(len)))
 }
@@ -108,10 +108,10 @@ mod tests {
     #[test]
     fn a_record_is_as_long_as_its_version_allows() {
         let of = |len: usize, version| header(&[23, 3, 3, (len >> 8) as u8, len as u8], version);
-        assert!(of(PLAIN_MAX + 256, Some(SpokenVersion::Tls13)).is_ok());
-        assert_eq!(of(PLAIN_MAX + 257, Some(SpokenVersion::Tls13)), Err(Fault::RecordTooLong));
-        assert!(of(PLAIN_MAX + 2048, Some(SpokenVersion::Tls12)).is_ok());
-        assert_eq!(of(PLAIN_MAX + 2049, Some(SpokenVersion::Tls12)), Err(Fault::RecordTooLong));
+        assert!(of(PLAIN_MAX + 256, Some(TlsVersion::Tls13)).is_ok());
+        assert_eq!(of(PLAIN_MAX + 257, Some(TlsVersion::Tls13)), Err(Fault::RecordTooLong));
+        assert!(of(PLAIN_MAX + 2048, Some(TlsVersion::Tls12)).is_ok());
+        assert_eq!(of(PLAIN_MAX + 2049, Some(TlsVersion::Tls12)), Err(Fault::RecordTooLong));
         assert_eq!(of(PLAIN_MAX + 2049, None), Err(Fault::RecordTooLong));
     }
 }

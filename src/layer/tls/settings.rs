@@ -11,7 +11,7 @@ use rustls::{RootCertStore, ServerConfig, version};
 
 use crate::layer::tls::certificates::{ByName, Served};
 use crate::layer::tls::connection::Tls;
-use crate::layer::tls::record::SpokenVersion;
+use crate::layer::tls::record::TlsVersion;
 use crate::layer::tls::secrets::Capture;
 use crate::layer::{Layer, LayerMaker};
 use crate::record::LayerRecord;
@@ -33,7 +33,7 @@ pub enum ClientCertificates {
 pub struct TlsOptions {
     /// At least one; the first is the default.
     pub certificates: Vec<Served>,
-    pub min_version: SpokenVersion,
+    pub min_version: TlsVersion,
     pub client_certificates: ClientCertificates,
     /// Those that the certificates of clients come from.
     pub client_authorities: Vec<CertificateDer<'static>>,
@@ -89,8 +89,8 @@ pub(super) fn server_config_of(
 ) -> Result<ServerConfig, String> {
     let provider = Arc::new(provider);
     let versions = match options.min_version {
-        SpokenVersion::Tls12 => &[&version::TLS13, &version::TLS12][..],
-        SpokenVersion::Tls13 => &[&version::TLS13],
+        TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12][..],
+        TlsVersion::Tls13 => &[&version::TLS13],
     };
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(versions)

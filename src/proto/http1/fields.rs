@@ -58,7 +58,7 @@ impl<'a> Fields<'a> {
         self.spans[..self.len()].iter().map(move |span| (name_of(head, span), value_of(head, span)))
     }
 
-    /// Values of every line of that name, in order. The case of `name` does not hook_request.
+    /// Values of every line of that name, in order. The case of `name` does not matter.
     pub fn all<'n>(&self, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'_, 'a, 'n> {
         let head = self.head;
         self.spans[..self.len()]

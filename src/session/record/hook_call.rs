@@ -56,7 +56,7 @@ impl AwaitedCall {
             number: self.number,
             until: Moment::of(self.until, now),
             purpose,
-            hook_call: hook_call_to_record(&self.hook_request),
+            hook_call: hook_request_to_record(&self.hook_request),
         }
     }
 
@@ -102,7 +102,7 @@ impl AwaitedCall {
         };
         Ok(AwaitedCall {
             about,
-            hook_request: hook_call_from_record(&record.hook_call),
+            hook_request: hook_request_from_record(&record.hook_call),
             number: record.number,
             until: record.until.at(written),
             _waiting: None,
@@ -110,7 +110,7 @@ impl AwaitedCall {
     }
 }
 
-fn hook_call_to_record(hook_request: &HookRequest) -> CallRecord {
+fn hook_request_to_record(hook_request: &HookRequest) -> CallRecord {
     match hook_request.clone() {
         HookRequest::Connect { data, name, version, channels } => {
             CallRecord::Connect(ConnectCall { data, name, version, channels })
@@ -127,7 +127,7 @@ fn hook_call_to_record(hook_request: &HookRequest) -> CallRecord {
     }
 }
 
-fn hook_call_from_record(record: &CallRecord) -> HookRequest {
+fn hook_request_from_record(record: &CallRecord) -> HookRequest {
     match record.clone() {
         CallRecord::Connect(ConnectCall { data, name, version, channels }) => {
             HookRequest::Connect { data, name, version, channels }

@@ -44,7 +44,7 @@ impl Core {
         }
     }
 
-    /// Puts a hook call about a request; `unread` is what has come behind it.
+    /// Makes a hook call about a request; `unread` is what has come behind it.
     #[expect(clippy::too_many_arguments, reason = "what an inquiry is made of, once each")]
     pub(super) fn ask_for_uni(
         &mut self,

@@ -393,7 +393,7 @@ fn a_name_has_its_certificate_and_an_unknown_one_the_first() {
 fn versions_and_protocols_that_are_not_spoken_are_refused_by_name() {
     let authority = Authority::new();
     let mut strict = options(&[authority.server(&["a.test"])]);
-    strict.min_version = SpokenVersion::Tls13;
+    strict.min_version = TlsVersion::Tls13;
     let strict = server(strict);
     let old = client(authority.roots(), Some(ring::cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256));
     let mut pair = Pair::new(&strict, &old, "a.test");

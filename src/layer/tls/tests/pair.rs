@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::certificate::ClientCertificate;
 use crate::layer::tls::certificates::Served;
-use crate::layer::tls::record::SpokenVersion;
+use crate::layer::tls::record::TlsVersion;
 use crate::layer::tls::settings::server_config_of;
 use crate::layer::tls::{ClientCertificates, Tls, TlsOptions};
 use crate::layer::{Fault, Layer as _, LayerStep, OpenedBytes};
@@ -24,7 +24,7 @@ pub fn options(served: &[(String, String)]) -> TlsOptions {
     let served = served.iter().map(|(pem, key)| Served::new("c", pem.as_bytes(), key.as_bytes()).unwrap());
     TlsOptions {
         certificates: served.collect(),
-        min_version: SpokenVersion::Tls12,
+        min_version: TlsVersion::Tls12,
         client_certificates: ClientCertificates::None,
         client_authorities: Vec::new(),
     }
