@@ -418,8 +418,8 @@ describe('docs/backend.md', () => {
       return [...body.matchAll(/^ +pub (\w+):/gm)].map(([, key]) => key).sort();
     };
     for (const [title, struct, more] of [
-      ['[[hook]]', 'HookOptions', []], ['[[tunnel]]', 'TunnelOptions', ['name']], ['[events]', 'Events', []],
-      ['[client.token]', 'Token', []],
+      ['[[hook]]', 'HookOptions', []], ['[[tunnel]]', 'TunnelSettings', ['name']], ['[events]', 'EventSettings', []],
+      ['[client.token]', 'TokenSettings', []],
     ]) {
       const table = text.split(`| \`${title}\` |`)[1].split('\n\n')[0];
       const rows = table.split('\n').slice(2).map((row) => row.split('|')[1]);
