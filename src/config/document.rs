@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn any_configuration_reads_back_as_itself() {
         let mut config = Config::development(Secret::new("a \"quoted\" \\ key\n"));
-        config.mode = crate::config::SandboxMode::Production;
+        config.mode = crate::config::NodeMode::Production;
         config.api_listen = Some("[::1]:9".parse().unwrap());
         config.client.allowed_origins = vec!["https://*.example.com".to_string()];
         config.client.ping_interval = std::time::Duration::from_millis(1500);

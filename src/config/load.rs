@@ -168,7 +168,7 @@ fn random_key() -> std::io::Result<Secret> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SandboxMode;
+    use crate::config::NodeMode;
 
     fn sources(file: Option<&str>, environment: &[(&str, &str)], flags: &[(&str, &str)]) -> Sources {
         let own = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(loaded.config.api.key.unwrap().reveal(), "g");
         assert_eq!(loaded.config.client.ping_interval.as_secs(), 30);
         assert_eq!(loaded.config.client.pong_timeout.as_secs(), 3);
-        assert_eq!(loaded.config.mode, SandboxMode::Production);
+        assert_eq!(loaded.config.mode, NodeMode::Production);
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
             let config = load(&sources).unwrap().config;
             assert_eq!(
                 (config.mode, config.client.allow_anonymous),
-                (SandboxMode::Production, false),
+                (NodeMode::Production, false),
                 "{sources:?}"
             );
         }

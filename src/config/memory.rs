@@ -118,7 +118,7 @@ impl MemoryPlan {
         let kinds = config.events.kinds();
         let life = if kinds.contains(EventKind::Disconnected) { CONNECTION_LIFE_BYTES } else { 0 };
         let of = |is_there: bool, bytes: u64| if is_there { bytes } else { 0 };
-        let speaks_tls = config.listeners().iter().any(|listener| listener.tls);
+        let speaks_tls = config.speaks_tls();
         let tls = of(speaks_tls, CONNECTION_TLS_BYTES);
         let address = of(config.needs_addresses(), CONNECTION_ADDRESS_BYTES);
         let (by_network, by_node) = (config.admission.limits_networks(), config.admission.limits_node());

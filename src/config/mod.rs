@@ -60,7 +60,7 @@ pub use memory::MemoryPlan;
 pub use observe::Objective;
 pub use sections::{
     AdmissionSettings, ApiSettings, ClientSettings, Config, EventSettings, Hook, HookOptions, LimitSettings,
-    ListenerEntry, ListenerSettings, LogSettings, Namespace, SandboxMode, TokenSettings, TunnelEntry,
+    ListenerEntry, ListenerSettings, LogSettings, Namespace, NodeMode, TokenSettings, TunnelEntry,
     TunnelSettings,
 };
 pub use shutdown::Shutdown;

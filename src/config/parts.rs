@@ -149,9 +149,7 @@ parts! {
         "log", "What is logged, and how. Logs go to stderr.", log, live LiveKeys::Keys(&["level"]);
         "tls", "TLS of the listeners that speak it: their certificate, and who may come.", tls,
             live LiveKeys::All, check |config, require| check_tls(&config.tls, config.listen_tls.is_some(), require),
-            warn |config, unix_s| {
-                tls::warnings(&config.tls, config.listeners().iter().any(|listener| listener.tls), unix_s)
-            };
+            warn |config, unix_s| tls::warnings(&config.tls, config.speaks_tls(), unix_s);
         "api", "The server API: what the backend calls to publish.", api,
             live LiveKeys::Keys(&["key", "key_file", "keys", "previous_keys", "previous_until"]), check check_api;
         "client", "What a client connection may do and cost.", client,

@@ -97,6 +97,10 @@ impl Config {
         listen.chain(listen_tls).chain(tables).chain(api).collect()
     }
 
+    pub fn speaks_tls(&self) -> bool {
+        self.listeners().iter().any(|listener| listener.tls)
+    }
+
     /// Those that shards accept from: the place in this list is a listener's [`crate::base::ids::ListenerId`].
     pub fn shard_listeners(&self) -> Vec<Listener> {
         self.listeners().into_iter().filter(|listener| !listener.is_api_port()).collect()

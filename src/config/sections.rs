@@ -78,13 +78,13 @@ settings! {
         pub engine: EngineSettings,
         pub sandbox: SandboxSettings,
         pub traces: Traces,
-        pub mode: SandboxMode,
+        pub mode: NodeMode,
     }
 }
 
 /// How the node was started. Not a setting: follows from what was configured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SandboxMode {
+pub enum NodeMode {
     #[default]
     Production,
     /// No configuration file, no API key, no token secret: loopback only, everything allowed, a key made up for
@@ -511,7 +511,7 @@ settings! {
 impl Config {
     /// What an unconfigured node on a developer's machine runs with, `key` being its API key.
     pub fn development(key: Secret) -> Config {
-        let mut config = Config { mode: SandboxMode::Development, ..Config::default() };
+        let mut config = Config { mode: NodeMode::Development, ..Config::default() };
         config.api.key = Some(key);
         config.shutdown.drain = Duration::ZERO;
         config.client.allow_anonymous = true;
@@ -540,7 +540,7 @@ impl Config {
     }
 
     pub fn is_development(&self) -> bool {
-        self.mode == SandboxMode::Development
+        self.mode == NodeMode::Development
     }
 
     /// Names of the header fields that some hook forwards, in lower case and order: what is worth keeping of a

@@ -37,7 +37,7 @@ pub struct Class {
 }
 
 impl Class {
-    pub fn shared(encoding: EncodingId) -> Class {
+    pub const fn shared(encoding: EncodingId) -> Class {
         Class { encoding, join_leave: false, own_frames: false, shape: Shape::Whole, filter: None }
     }
 }

@@ -9,13 +9,7 @@ use crate::hub::stream::tests::publication;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-const CLASS: Class = Class {
-    encoding: EncodingId(0),
-    join_leave: false,
-    own_frames: false,
-    shape: Shape::Whole,
-    filter: None,
-};
+const CLASS: Class = Class::shared(EncodingId(0));
 
 fn followed() -> FollowedChannels {
     FollowedChannels::new(

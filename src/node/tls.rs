@@ -63,7 +63,7 @@ impl Certificates {
     /// # Errors
     /// When a file that was good a moment ago is not any more.
     pub fn new(config: &Config) -> io::Result<Option<Certificates>> {
-        if !config.listeners().iter().any(|listener| listener.tls) {
+        if !config.speaks_tls() {
             return Ok(None);
         }
         let now_s = unix_s();

@@ -119,21 +119,21 @@ impl Session {
             });
         }
         let rewound = answer.since.is_some_and(|since| since.is_rewind());
-        let asked = |publications: &Option<Publications>| match publications.as_deref() {
+        let asked = |publications: &Publications| match &**publications {
             // Its first publication follows this.
-            Some([first, ..]) if rewound => Offset(first.offset().0.saturating_sub(1)),
+            [first, ..] if rewound => Offset(first.offset().0.saturating_sub(1)),
             _ => answer.since.map_or(Offset(0), |since| since.offset),
         };
         let recovery = match missed {
             Missed::NotAsked => None,
-            Missed::Lost => Some(None),
-            Missed::Given(publications) => Some(Some(publications)),
+            Missed::Lost => Some((asked(&Vec::new()), None)),
+            Missed::Given(publications) => Some((asked(&publications), Some(publications))),
         };
         let cursors = answer.cursors.map(|cursors| standing(position, &cursors));
         let mut subscribed = Subscribed {
             flags: answer.terms.flags,
             position,
-            recovery: recovery.map(|publications| (asked(&publications), publications)),
+            recovery,
             rewound,
             expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
             data: answer.terms.data,

@@ -204,7 +204,7 @@ impl Core {
     }
 }
 
-/// As observers are told it.
+/// The name that observers get.
 fn kind_of(hook_request: &HookRequest) -> &'static str {
     match hook_request {
         HookRequest::Connect { .. } => "connect",

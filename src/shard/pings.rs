@@ -66,7 +66,7 @@ impl LatePings {
             return None;
         }
         let over = (LATE_PINGS_OVER.min(interval / 4).as_millis() as u64 / TICK_MS).max(1);
-        // Even, whichever slots they are: by the golden ratio.
+        // Even for any slots: by the golden ratio.
         Some(1 + ((u64::from(slot.wrapping_mul(0x9E37_79B1)) * over) >> 32))
     }
 }

@@ -171,7 +171,7 @@ impl Core {
         self.tell_due(self.env.now);
     }
 
-    /// What still waits for its time is told now: who goes on from here knows nothing of it.
+    /// Events that wait for their time go out now: the next process knows nothing of them.
     pub fn tell_early(&mut self) {
         self.tell_due(Time::NEVER);
         self.tell_last_acked();

@@ -448,7 +448,7 @@ fn read<'r, T: Deserialize<'r>>(object: &'r str) -> Result<T, HookFault> {
 /// A payload as JSON or as base64 of it.
 fn checked(plain: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, HookFault> {
     payload(plain, base64)
-        .map_err(|_| HookFault::WrongShape("what stands in b64info or b64data is not base64 of JSON".into()))
+        .map_err(|_| HookFault::WrongShape("b64info or b64data is not base64 of JSON".into()))
 }
 
 fn wrong(problem: &'static str) -> HookFault {

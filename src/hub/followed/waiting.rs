@@ -66,7 +66,6 @@ mod tests {
     use crate::base::ids::{EncodingId, Epoch, Position};
     use crate::base::prng::Prng;
     use crate::base::publication::KEY_TAG;
-    use crate::base::shape::Shape;
     use crate::base::time::Time;
     use crate::hub::class::Class;
     use crate::hub::followed::{Item, StreamLimits};
@@ -74,13 +73,7 @@ mod tests {
     use crate::hub::{ChannelKind, ChannelOptions, Deliver};
     use std::time::Duration;
 
-    const CLASS: Class = Class {
-        encoding: EncodingId(0),
-        join_leave: false,
-        own_frames: false,
-        shape: Shape::Whole,
-        filter: None,
-    };
+    const CLASS: Class = Class::shared(EncodingId(0));
     const KEYS: [&str; 4] = ["a", "b", "c", "d"];
 
     fn value(offset: u64, key: &str) -> Arc<Publication> {
